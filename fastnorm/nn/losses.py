@@ -1,0 +1,86 @@
+"""Losses: called with a net's output and what it should be, they return a number and its backward."""
+
+import numpy as np
+
+from .layer import check_shape
+
+
+def softmax_cross_entropy(logits, targets, mask=None):
+    """The mean of ``-log softmax(logits)[target]``, in nats.
+
+    Parameters
+    ----------
+    logits : array_like of float, (..., K)
+    targets : array_like of int, (...)
+        The right class of each row, from 0 to K - 1.
+    mask : array_like of bool, (...), optional
+        Which rows count. What logits and targets hold elsewhere, NaN and -1 too, reaches nothing.
+
+    Returns
+    -------
+    loss : float
+        Divide by ``log(2)`` for bits.
+    backward : callable
+        ``backward(dloss=1.0) -> dlogits``, in the shape and dtype of logits; zero where the mask is False.
+
+    Raises
+    ------
+    TypeError
+        For logits that are not floating, targets that are not integers, or a mask that is not boolean.
+    ValueError
+        For shapes that do not match, a target out of range, or no row that counts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnorm.nn import softmax_cross_entropy
+    >>> loss, backward = softmax_cross_entropy(np.zeros((2, 4)), [0, 3])
+    >>> round(loss / np.log(2), 6)                     # four equal chances: 2 bits
+    2.0
+    >>> backward()[0].tolist()
+    [-0.375, 0.125, 0.125, 0.125]
+    """
+    logits, targets = np.asarray(logits), np.asarray(targets)
+    if logits.dtype.kind != "f":
+        raise TypeError(f"logits have dtype {logits.dtype}, and a floating dtype is needed")
+    if targets.dtype.kind not in "iu":
+        raise TypeError(f"targets have dtype {targets.dtype}, and integers are needed")
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits have shape {logits.shape}, and a last axis of at least one class is needed")
+    check_shape("targets", targets, logits.shape[:-1])
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.dtype != bool:
+            raise TypeError(f"mask has dtype {mask.dtype}, and bool is needed")
+        check_shape("mask", mask, targets.shape)
+
+    classes = logits.shape[-1]
+    rows = logits.reshape(-1, classes) if mask is None else logits[mask]
+    right = targets.ravel() if mask is None else targets[mask]
+    count = len(right)
+    if count == 0:
+        raise ValueError("the loss is a mean over rows, and not one row counts")
+    if not 0 <= right.min() <= right.max() < classes:
+        bad = right.min() if right.min() < 0 else right.max()
+        raise ValueError(f"targets hold {bad}, and need to be from 0 to {classes - 1}")
+
+    # The largest logit is subtracted first, so that no exponential overflows.
+    shifted = rows - rows.max(axis=1, keepdims=True)
+    each = np.arange(count)
+    right_logits = shifted[each, right]
+    softmax = np.exp(shifted, out=shifted)
+    total = softmax.sum(axis=1, keepdims=True)
+    softmax /= total
+    loss = float(np.mean(np.log(total[:, 0]) - right_logits, dtype=np.float64))
+
+    def backward(dloss=1.0):
+        drows = softmax.copy()
+        drows[each, right] -= 1
+        drows *= drows.dtype.type(dloss / count)
+        if mask is None:
+            return drows.reshape(logits.shape)
+        dlogits = np.zeros_like(logits)
+        dlogits[mask] = drows
+        return dlogits
+
+    return loss, backward
