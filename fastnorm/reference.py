@@ -337,7 +337,7 @@ def _split(p, shape, axes):
 def _slices(x, axis, where):
     """x in float64, its axes, the mask in x's shape, and the number of elements of every slice."""
     x = _float64(x)
-    axes = _axes(x, axis)
+    axes = tuple(sorted(_axes(x, axis)))
     where = np.broadcast_to(True if where is None else np.asarray(where), x.shape)
     if prod(x.shape[a] for a in axes) == 0:
         raise ValueError(f"x has shape {x.shape}, no element along axis {axes}")

@@ -1,0 +1,39 @@
+"""Fixtures and settings that the tests share."""
+
+import os
+import zlib
+
+import hypothesis
+import numpy as np
+import pytest
+from tolerances import DTYPES
+
+# The tests draw the same cases every time; FASTNORM_TEST_SEED=random or a number draws others.
+SEED = os.environ.get("FASTNORM_TEST_SEED", "0")
+SEED = int.from_bytes(os.urandom(4)) if SEED == "random" else int(SEED)
+
+hypothesis.settings.register_profile(
+    "fastnorm",
+    max_examples=int(os.environ.get("FASTNORM_TEST_EXAMPLES", "250")),
+    deadline=None,
+    print_blob=True,
+    database=None,
+    derandomize=SEED == 0,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+hypothesis.settings.load_profile("fastnorm")
+
+
+def pytest_report_header():
+    return f"FASTNORM_TEST_SEED={SEED}"
+
+
+@pytest.fixture
+def rng(request):
+    """A generator of its own for every test, whatever else runs."""
+    return np.random.default_rng([SEED, zlib.crc32(request.node.nodeid.encode())])
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request):
+    return request.param

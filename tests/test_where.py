@@ -1,0 +1,162 @@
+"""Masks: which elements enter the statistics, and that the others reach nothing."""
+
+import fastnorm
+import numpy as np
+import pytest
+from fastnorm import reference
+from hypothesis import given
+from hypothesis import strategies as st
+from layouts import LAYOUTS
+from strategies import axes, dtypes, generators, masks, shapes, values
+from tolerances import FLOAT32, FLOAT64, assert_close, assert_moments_close, y_scale
+
+JUNK = [np.nan, np.inf, -np.inf, 6e4]
+
+
+@st.composite
+def masked_cases(draw):
+    dtype, shape, rng = draw(dtypes), draw(shapes(max_dims=4)), draw(generators())
+    axis = draw(axes(len(shape)))
+    mask = draw(masks(shape, axis, rng))
+    options = {"with_mean": draw(st.booleans()), "with_std": draw(st.booleans())}
+    return values(rng, shape, dtype, 1, 2), axis, np.ones((1,) * len(shape), bool) if mask is None else mask, options, rng
+
+
+@given(masked_cases(), st.sampled_from(JUNK))
+def test_what_stands_under_the_mask_reaches_nothing_else(case, junk):
+    x, axis, mask, options, rng = case
+    outside = ~np.broadcast_to(mask, x.shape)
+    dy = values(rng, x.shape, x.dtype)
+    # One parameter of x's shape is per element, one of size 1 sums over all: junk must not reach the second.
+    weight, bias = np.ones((1,) * x.ndim, x.dtype), np.zeros((1,) * x.ndim, x.dtype)
+    bad_x, bad_dy = x.copy(), dy.copy()
+    bad_x[outside], bad_dy[outside] = junk, junk
+
+    more = {"axis": axis, "where": mask, "weight": weight, "bias": bias, **options}
+    y, stats = fastnorm.normalize(x, **more, return_stats=True)
+    bad_y, bad_stats = fastnorm.normalize(bad_x, **more, return_stats=True)
+    np.testing.assert_array_equal(bad_y[~outside], y[~outside])
+    for good, bad in zip(stats, bad_stats, strict=True):
+        np.testing.assert_array_equal(bad, good)
+
+    grads = fastnorm.normalize_backward(dy, x, stats, **more)
+    bad_grads = fastnorm.normalize_backward(bad_dy, bad_x, stats, **more)
+    np.testing.assert_array_equal(bad_grads.dx[~outside], grads.dx[~outside])
+    np.testing.assert_array_equal(bad_grads.dweight, grads.dweight)
+    np.testing.assert_array_equal(bad_grads.dbias, grads.dbias)
+
+    good, bad = (fastnorm.moments(a, axis, where=mask) for a in (x, bad_x))
+    np.testing.assert_array_equal(bad.mean, good.mean)
+    np.testing.assert_array_equal(bad.var, good.var)
+
+
+@given(masked_cases())
+def test_every_element_is_normalized_with_the_statistics(case):
+    x, axis, mask, options, _ = case
+    expected = reference.normalize(x, axis, where=mask, **options)
+    scale = y_scale(x, axis, where=mask, **options)
+    assert_close(fastnorm.normalize(x, axis, where=mask, **options), expected, "y", scale)
+
+
+@given(masked_cases())
+def test_moments_are_numpys(case):
+    x, axis, mask, _, _ = case
+    full = np.broadcast_to(mask, x.shape)
+    wide, axes_ = x.astype(np.float64), axis if isinstance(axis, int) else tuple(axis)
+    expected = reference.Moments(np.mean(wide, axes_, where=full), np.var(wide, axes_, where=full))
+    assert_moments_close(fastnorm.moments(x, axis, where=mask), expected, x, axis, mask)
+
+
+@given(masked_cases())
+def test_a_masked_element_takes_the_statistics_as_constants(case):
+    x, axis, mask, options, rng = case
+    dy, weight = values(rng, x.shape, x.dtype), values(rng, x.shape[-1:], x.dtype)
+    _, stats = fastnorm.normalize(x, axis, where=mask, **options, return_stats=True)
+    dx = fastnorm.normalize_backward(dy, x, stats, axis, weight, where=mask, **options).dx
+    rstd = 1 if stats.rstd is None else stats.rstd.astype(np.float64)
+    outside = ~np.broadcast_to(mask, x.shape)
+    expected = dy.astype(np.float64) * weight * rstd
+    assert_close(dx[outside], expected[outside], "dx", np.abs(expected[outside]))
+
+
+def test_a_mask_of_ones_is_no_mask(dtype, rng):
+    x = values(rng, (4, 5, 33), dtype, 3)
+    for mask in (True, np.True_, np.ones((1, 1, 1), bool), np.ones((4, 5, 33), bool)):
+        y = fastnorm.normalize(x, (0, 2), where=mask)
+        assert_close(y, reference.normalize(x, (0, 2)), "y", y_scale(x, (0, 2)))
+
+
+def test_masked_rows_are_the_rows_cut_short(dtype, rng):
+    # Padded sequences: the statistics of the valid part alone, whatever lies beyond.
+    x = values(rng, (6, 40), dtype, 2)
+    lengths = np.array([1, 2, 8, 17, 39, 40])
+    mask = np.arange(40) < lengths[:, None]
+    y = fastnorm.normalize(np.where(mask, x, np.asarray(np.nan, dtype)), where=mask)
+    for row, n in enumerate(lengths):
+        short = x[row : row + 1, :n]
+        assert_close(y[row : row + 1, :n], reference.normalize(short), "y", y_scale(short, -1))
+
+
+@pytest.mark.parametrize(
+    "call, name",
+    [
+        (lambda x, mask: fastnorm.moments(x, 1, where=mask), "moments"),
+        (lambda x, mask: fastnorm.normalize(x, 1, where=mask), "normalize"),
+        (lambda x, mask: fastnorm.normalize(x, 1, where=mask, with_std=False), "centre only"),
+        (lambda x, mask: fastnorm.normalize(x, 1, where=mask, with_mean=False), "rms"),
+        (lambda x, mask: fastnorm.standardize(x, 1, where=mask), "standardize"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_a_slice_without_an_element_is_named(call, name, rng):
+    x, mask = values(rng, (4, 6), FLOAT32), np.ones((4, 6), bool)
+    mask[2] = False
+    with pytest.raises(ValueError, match=r"where.*\b2\b"):
+        call(x, mask)
+
+
+def test_a_channel_without_an_element_is_named(rng):
+    x, mask = values(rng, (4, 6), FLOAT32), np.ones((4, 6), bool)
+    mask[:, 5] = False
+    mean, var = np.zeros(6, np.float32), np.ones(6, np.float32)
+    with pytest.raises(ValueError, match=r"where.*\b5\b"):
+        fastnorm.batch_norm(x, where=mask, running_mean=mean, running_var=var)
+    assert (mean == 0).all() and (var == 1).all(), "running statistics moved before the error"
+
+
+def test_an_empty_slice_in_the_backward_is_named(rng):
+    x, mask = values(rng, (4, 6), FLOAT32), np.ones((4, 6), bool)
+    _, stats = fastnorm.normalize(x, return_stats=True)
+    mask[1] = False
+    with pytest.raises(ValueError, match=r"where.*\b1\b"):
+        fastnorm.normalize_backward(x, x, stats, where=mask)
+
+
+@pytest.mark.parametrize("layout", [la for la in LAYOUTS if la.function == "batch_norm"], ids=str)
+def test_batch_norm_of_padded_steps(layout, dtype, rng):
+    # Whole cases of the batch masked, as padding does: NaN there touches no channel's statistics or gradients.
+    x, dy = values(rng, layout.shape, dtype, 1, 2), values(rng, layout.shape, dtype)
+    mask = np.ones(layout.shape[:1] + (1,) * (x.ndim - 1), bool)
+    mask[-1] = False
+    bad_x, bad_dy = x.copy(), dy.copy()
+    bad_x[-1] = bad_dy[-1] = np.nan
+    weight = np.ones(layout.param_shape(), dtype)
+    y, stats = layout.forward(fastnorm, bad_x, weight, where=mask, return_stats=True)
+    expected, exact = layout.forward(reference, x[:-1], weight, return_stats=True)
+    cut = layout.of_shape((layout.shape[0] - 1, *layout.shape[1:]))
+    assert_close(y[:-1], expected, "y", cut.largest(expected))
+    grads = layout.backward(fastnorm, bad_dy, bad_x, stats, weight, where=mask)
+    right = layout.backward(reference, dy[:-1], x[:-1], exact, weight)
+    assert_close(grads.dx[:-1], right.dx, "dx", cut.largest(right.dx))
+    size = np.abs(dy[:-1].astype(np.float64)).sum(layout.reduced)
+    assert_close(grads.dweight, right.dweight, "total", 4 * size)
+    assert_close(grads.dbias, right.dbias, "total", size)
+    assert np.isnan(y[-1]).all()
+
+
+def test_one_element_per_slice_gives_zero_there(rng):
+    x = values(rng, (5, 7), FLOAT64)
+    mask = np.zeros((5, 7), bool)
+    mask[np.arange(5), [0, 3, 6, 2, 1]] = True
+    y = fastnorm.normalize(x, where=mask)
+    np.testing.assert_array_equal(y[mask], 0)
