@@ -1,0 +1,71 @@
+"""The machine and the versions that a result belongs to."""
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+CACHE_DIR = Path("/sys/devices/system/cpu/cpu0/cache")
+TOLD_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "avx512_fp16", "asimd", "sve")
+TOLD_PACKAGES = ("fastnorm", "numpy", "torch", "numba")
+
+
+def processors() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cache_nbytes(level: int, default: int) -> int:
+    """Size of one data cache of a level; `default` where the system does not tell."""
+    for index in sorted(CACHE_DIR.glob("index*")):
+        if _read(index / "level") == str(level) and _read(index / "type") != "Instruction":
+            size = _read(index / "size")
+            if size.endswith("K"):
+                return int(size[:-1]) << 10
+    return default
+
+
+def describe() -> dict:
+    """CPU, caches, and the versions of everything compared."""
+    cpu = _cpuinfo()
+    flags = cpu.get("flags", cpu.get("Features", "")).split()
+    versions = {"python": platform.python_version()}
+    for package in TOLD_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": cpu.get("model name", platform.processor() or platform.machine()),
+        "family_model": f"{cpu.get('cpu family', '?')}/{cpu.get('model', '?')}",
+        "flags": [flag for flag in TOLD_FLAGS if flag in flags],
+        "processors": processors(),
+        "l2_nbytes": cache_nbytes(2, 1 << 20),
+        "l3_nbytes": cache_nbytes(3, 0),
+        "versions": versions,
+    }
+
+
+def sentence(machine: dict) -> str:
+    """One line for the head of a table."""
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"{machine['cpu']} (family/model {machine['family_model']}), {machine['processors']} processors, "
+        f"L2 {machine['l2_nbytes'] >> 10} KiB each, L3 {machine['l3_nbytes'] >> 20} MiB; "
+        f"{' '.join(machine['flags'])}; {versions}"
+    )
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's lines of /proc/cpuinfo."""
+    pairs = (line.partition(":") for line in _read(Path("/proc/cpuinfo")).split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
