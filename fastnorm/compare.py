@@ -1,0 +1,95 @@
+"""Runs side by side: a table of figures at equal steps, and their curves."""
+
+from .plot import Curve, draw
+from .runs import RunFolder
+
+# Settings that say where a run came from, not what it computed.
+INCIDENTAL = ("compare", "files", "norm", "vocabulary", "version", "log_every", "evaluate_every", "threads")
+
+
+def compare(paths, picture, title=None):
+    """Draw the curves of the runs at `paths` into the PNG `picture`.
+
+    Returns
+    -------
+    str
+        A table of the runs, the difference between the first two at equal steps, and what else differs.
+
+    Raises
+    ------
+    UserError
+        When a path is not a run folder.
+    """
+    runs = [RunFolder.open(path) for path in paths]
+    settings = [run.settings() for run in runs]
+    metrics = [run.metrics() for run in runs]
+    names = [norm_name(each) for each in settings]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({run.path})" for name, run in zip(names, runs, strict=True)]
+    curves = [Curve.of(*each) for each in zip(names, metrics, strict=True)]
+    draw(picture, curves, title or describe(settings[0]))
+    lines = [_table(runs, settings, curves, metrics)]
+    if len(runs) > 1:
+        lines += _difference(runs, curves)
+        lines += _other_settings(settings)
+    return "\n".join(lines)
+
+
+def norm_name(settings):
+    """What a run is called: its norm, or plain."""
+    return settings.norm or "plain"
+
+
+def describe(settings):
+    """One line on what was trained, for the head of a picture."""
+    what = ", ".join(name.replace("\\", "/").rsplit("/", 1)[-1] for name in settings.files) or "Emma (in the package)"
+    what = what if len(what) <= 60 else what[:57] + "..."
+    return (
+        f"Character LSTM on {what}: {settings.hidden} units, {settings.batch} x {settings.length} characters a step, "
+        f"{settings.optimizer} {settings.lr:g}, seed {settings.seed}"
+    )
+
+
+def _table(runs, settings, curves, metrics):
+    rows = [("run", "norm", "step", "training", "held out", "characters/s", "seconds")]
+    for run, each, curve, lines in zip(runs, settings, curves, metrics, strict=True):
+        step = lines[-1]["step"] if lines else 0
+        seconds = lines[-1].get("seconds", 0) if lines else 0
+        speed = f"{step * each.batch * each.length / seconds:,.0f}" if seconds else "-"
+        rows.append((
+            str(run.path), each.norm or "none", f"{step:,}", _last(curve.train), _last(curve.held_out),
+            speed, f"{seconds:.1f}",
+        ))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
+    return "\n".join(line.rstrip() for line in [*lines, "(training and held out: bits per character)"])
+
+
+def _last(points):
+    return f"{points[-1][1]:.3f}" if points else "-"
+
+
+def _difference(runs, curves):
+    first, second = (dict(curve.held_out) for curve in curves[:2])
+    common = first.keys() & second.keys()
+    if not common:
+        return ["They have no step in common at which the held-out part was measured."]
+    step = max(common)
+    a, b = first[step], second[step]
+    if a == b:
+        return [f"At step {step:,} they are equal: {a:.3f}."]
+    lower = runs[0] if a < b else runs[1]
+    return [f"At step {step:,}, held out, {lower.path} is lower by {abs(a - b):.3f}: {min(a, b):.3f} against {max(a, b):.3f}."]
+
+
+def _other_settings(settings):
+    first, second = (each.to_json() for each in settings[:2])
+    odd = [
+        "text" if name == "fingerprint" else f"{name} ({first[name]} and {second[name]})"
+        for name in first
+        if first[name] != second[name] and name not in INCIDENTAL
+    ]
+    return [f"Besides the norm they differ in: {', '.join(odd)}."] if odd else []

@@ -1,0 +1,216 @@
+"""The run folder: what a training run leaves behind, and how it is written so that no interruption spoils it.
+
+A run folder holds
+
+- `settings.json`: all settings, written once, at the start;
+- `metrics.jsonl`: one JSON object a line, appended as training goes on;
+- `checkpoint.npz`: everything needed to go on, replaced as a whole;
+- `learning_curve.png`: the picture;
+- `plain/`: when both norms are compared, the run folder of the plain run.
+"""
+
+import dataclasses
+import json
+import os
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from .errors import UserError
+
+CHECKPOINT_FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that determines a run's numbers, as `settings.json` stores it."""
+
+    norm: str | None
+    steps: int
+    batch: int
+    length: int
+    hidden: int
+    embed: int
+    optimizer: str
+    lr: float
+    schedule: str
+    momentum: float
+    clip: float
+    seed: int
+    held_out: float
+    log_every: int
+    evaluate_every: int
+    threads: int
+    compare: bool
+    files: tuple[str, ...]
+    fingerprint: str
+    vocabulary: str
+    version: str
+
+    def to_json(self):
+        """The settings as a dict of what JSON can hold."""
+        return dataclasses.asdict(self) | {"files": list(self.files)}
+
+    @classmethod
+    def from_json(cls, values, path):
+        """The settings in the dict `values`; UserError, naming `path` and the key, when one is missing or odd."""
+        if not isinstance(values, dict):
+            raise UserError(f"{path} does not hold settings")
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}
+        for name in fields:
+            if name not in values:
+                raise UserError(f"{path} has no setting {name!r}")
+        for name, value in values.items():
+            if name not in fields:
+                raise UserError(f"{path} has a setting {name!r}, which is not known")
+            if not _has_type(value, fields[name]):
+                raise UserError(f"{path} has {name} = {value!r}, which it cannot be")
+        return cls(**values | {"files": tuple(values["files"])})
+
+
+def _has_type(value, kind):
+    if kind == tuple[str, ...]:
+        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+    if kind is float:
+        kind = int | float
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+
+
+class RunFolder:
+    """A run folder that exists."""
+
+    def __init__(self, path):
+        self.path = Path(path)
+        self.checkpoint_path = self.path / "checkpoint.npz"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.settings_path = self.path / "settings.json"
+        self.picture_path = self.path / "learning_curve.png"
+
+    @classmethod
+    def create(cls, path, settings):
+        """A new run folder with these settings; UserError when something is there already."""
+        path = Path(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise UserError(f"{path} is not empty; choose another folder with --out, or go on with --resume {path}")
+        except FileExistsError:
+            raise UserError(f"{path} is a file, and a run needs a folder") from None
+        except OSError as error:
+            raise UserError(f"{path} cannot be made a run folder: {error.strerror or error}") from None
+        run = cls(path)
+        run.metrics_path.touch()
+        run.write_settings(settings)
+        return run
+
+    @classmethod
+    def open(cls, path):
+        """The run folder at `path`; UserError when it is not one."""
+        run = cls(path)
+        if not run.path.is_dir():
+            raise UserError(f"{path} is not a run folder: " + ("a file" if run.path.exists() else "there is no such folder"))
+        for each in (run.settings_path, run.metrics_path):
+            if not each.is_file():
+                raise UserError(f"{path} is not a run folder: it has no {each.name}")
+        return run
+
+    def write_settings(self, settings):
+        """Replace the settings."""
+        write_atomically(self.settings_path, lambda file: file.write(_json_bytes(settings.to_json(), indent=2) + b"\n"))
+
+    def settings(self):
+        """The settings; UserError when they cannot be read."""
+        try:
+            values = json.loads(self.settings_path.read_bytes())
+        except (OSError, ValueError):
+            raise UserError(f"{self.settings_path} cannot be read as JSON") from None
+        return Settings.from_json(values, self.settings_path)
+
+    def append_metrics(self, **values):
+        """Append one line to the metrics."""
+        with open(self.metrics_path, "ab") as file:
+            file.write(_json_bytes(values) + b"\n")
+
+    def metrics(self):
+        """All complete lines of the metrics, as dicts; UserError when one cannot be read."""
+        try:
+            lines = self.metrics_path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is unfinished
+            metrics = [json.loads(line) for line in lines]
+        except (OSError, ValueError):
+            raise UserError(f"{self.metrics_path} cannot be read as JSON lines") from None
+        for number, line in enumerate(metrics, 1):
+            if not isinstance(line, dict) or not isinstance(line.get("step"), int):
+                raise UserError(f"line {number} of {self.metrics_path} does not hold metrics")
+        return metrics
+
+    def save_checkpoint(self, arrays, **facts):
+        """Replace the checkpoint: `arrays` by name, and `facts` that JSON can hold.
+
+        The metrics go to the disk first, and their size into the checkpoint, so that a resumed run can drop the
+        lines that were written after it.
+        """
+        with open(self.metrics_path, "rb+") as file:
+            os.fsync(file.fileno())
+            size = file.seek(0, os.SEEK_END)
+        facts |= {"format": CHECKPOINT_FORMAT, "settings": self.settings().to_json(), "metrics_size": size}
+        arrays = arrays | {"facts": np.array(json.dumps(facts))}
+        write_atomically(self.checkpoint_path, lambda file: np.savez(file, **arrays))
+
+    def load_checkpoint(self):
+        """The arrays and facts of the checkpoint; UserError when it is missing, damaged or of another run."""
+        path = self.checkpoint_path
+        if not path.is_file():
+            raise UserError(f"{self.path} has no {path.name}, from which a run goes on")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            facts = json.loads(str(arrays.pop("facts")))
+            version, settings, size = facts["format"], facts["settings"], facts["metrics_size"]
+        # What zipfile, NumPy's reader and JSON raise on bytes that are not what was written is of many kinds.
+        except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SyntaxError,
+                NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error):
+            raise UserError(f"{path} is damaged and cannot be read") from None
+        if version != CHECKPOINT_FORMAT:
+            raise UserError(f"{path} has format {version}, and this version reads format {CHECKPOINT_FORMAT}")
+        current = self.settings().to_json()
+        for name, value in current.items():
+            if name == "steps" and current["schedule"] == "constant":
+                continue                        # such a run may be made longer
+            if settings.get(name) != value:
+                raise UserError(f"{self.settings_path} has been changed since the checkpoint: {name} differs")
+        if self.metrics_path.stat().st_size < size:
+            raise UserError(f"{self.metrics_path} is shorter than it was at the checkpoint")
+        return arrays, facts
+
+    def drop_metrics_after(self, facts):
+        """Cut off the metrics that were written after the checkpoint with these `facts`."""
+        os.truncate(self.metrics_path, facts["metrics_size"])
+
+
+def _json_bytes(values, indent=None):
+    return json.dumps(values, indent=indent, ensure_ascii=True, allow_nan=False).encode()
+
+
+def write_atomically(path, write):
+    """Call ``write(file)`` so that `path` has either all of it or what was there before, whatever happens.
+
+    A temporary file beside it is written, forced to the disk, and then takes the name.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if os.name == "posix":                      # the new name itself is on the disk once its folder is
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
