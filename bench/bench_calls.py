@@ -1,7 +1,7 @@
-"""Latency of tiny calls, where the kernel costs nothing and the way to it everything: `python -m bench.bench_calls`.
+"""Latency of tiny calls, where the way to the kernel costs more than the kernel.
 
-One thread, best of many; microseconds for a whole call as a user writes it. `bare` is an empty Python call with the
-same arguments, which no implementation can undercut.
+`python -m bench.bench_calls`: one thread, best of many; microseconds for a whole call as a user writes it.
+`bare` is an empty Python function with the same arguments, which no implementation can undercut.
 """
 
 import argparse

@@ -11,8 +11,8 @@ DIRECTIONS = ("forward", "backward")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
 SIZES = ("small", "cache", "large")  # a call's overhead; fits a last-level cache; larger than one
 
-# Large arrays repeat their first part along axis 0 so often, and the oracle, slow in its float64, computes that
-# part: the whole has the part's statistics, where axis 0 is reduced, or more of the same slices.
+# Large arrays repeat their first part along axis 0 so often; the oracle, slow in its float64, computes the
+# part: the whole has its statistics where axis 0 is reduced, and more of its slices where axis 0 is kept.
 REPEATS = {"small": 1, "cache": 1, "large": 8}
 
 # Slices whose elements lie in runs shorter than this cannot be walked one by one: they are read together.
