@@ -1,9 +1,7 @@
 """moments, normalize and normalize_backward against the oracle, over everything an array can be."""
 
-import fastnorm
 import numpy as np
 import pytest
-from fastnorm import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import (
@@ -30,6 +28,9 @@ from tolerances import (
     stats_dtype,
     y_scale,
 )
+
+import fastnorm
+from fastnorm import reference
 
 EPS = st.sampled_from([1e-5, 1e-3, 1e-12, 10.0])
 

@@ -1,12 +1,13 @@
 """Every layout against the oracle: parameters, statistics, running statistics, dtypes, the channel axis anywhere."""
 
-import fastnorm
 import numpy as np
 import pytest
-from fastnorm import reference
 from layouts import LAYOUTS
 from strategies import Arrangement, values
 from tolerances import FLOAT32, FLOAT64, assert_close, stats_dtype
+
+import fastnorm
+from fastnorm import reference
 
 # x as it comes, transposed, and strided and misaligned; the numbers must not notice.
 ARRANGEMENTS = ["contiguous", "reversed order", "strided"]

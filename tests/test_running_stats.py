@@ -1,12 +1,13 @@
 """Batch norm and mean-only batch norm with running statistics: how they move, and how they are used."""
 
-import fastnorm
 import numpy as np
 import pytest
-from fastnorm import reference
 from layouts import LAYOUTS
 from strategies import Arrangement, values
 from tolerances import DTYPES, FLOAT32, FLOAT64, assert_close, stats_dtype
+
+import fastnorm
+from fastnorm import reference
 
 BATCH = [layout for layout in LAYOUTS if layout.function == "batch_norm"]
 
@@ -160,9 +161,9 @@ def test_not_finite_data_reaches_the_running_statistics_of_its_own_channel(rng):
 
 
 class TestMeanOnly:
-    SHAPES = [((21, 10), 1), ((4, 6, 11), 1), ((3, 4, 5, 9), -1), ((3, 4, 5, 6), 2)]
-
-    @pytest.mark.parametrize("shape, channel_axis", SHAPES)
+    @pytest.mark.parametrize(
+        "shape, channel_axis", [((21, 10), 1), ((4, 6, 11), 1), ((3, 4, 5, 9), -1), ((3, 4, 5, 6), 2)]
+    )
     @pytest.mark.parametrize("training", [True, False])
     def test_against_the_oracle(self, shape, channel_axis, training, pair, rng):
         dtype, running_dtype = pair

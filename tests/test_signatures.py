@@ -2,8 +2,9 @@
 
 import inspect
 
-import fastnorm
 import pytest
+
+import fastnorm
 from fastnorm import reference
 
 FUNCTIONS = [

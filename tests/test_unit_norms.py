@@ -1,11 +1,12 @@
 """weight_norm, l2_normalize and standardize: what else the same kernels compute."""
 
-import fastnorm
 import numpy as np
 import pytest
-from fastnorm import reference
 from strategies import Arrangement, values
 from tolerances import FLOAT32, FLOAT64, assert_close, largest, stats_dtype
+
+import fastnorm
+from fastnorm import reference
 
 WEIGHTS = [((7, 12), 0), ((7, 12), 1), ((4, 3, 5, 5), 0), ((4, 3, 5, 5), 1), ((4, 3, 5), (0, 1)), ((4, 3, 5), (2, 0))]
 

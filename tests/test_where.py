@@ -1,14 +1,15 @@
 """Masks: which elements enter the statistics, and that the others reach nothing."""
 
-import fastnorm
 import numpy as np
 import pytest
-from fastnorm import reference
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import LAYOUTS
 from strategies import axes, dtypes, generators, masks, shapes, values
 from tolerances import FLOAT32, FLOAT64, assert_close, assert_moments_close, y_scale
+
+import fastnorm
+from fastnorm import reference
 
 JUNK = [np.nan, np.inf, -np.inf, 6e4]
 

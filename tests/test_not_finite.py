@@ -1,0 +1,145 @@
+"""NaN and infinity are data: they reach the results they belong to, and no other slice; and 16-bit storage."""
+
+import numpy as np
+import pytest
+from layouts import LAYOUTS
+from strategies import values
+from tolerances import DTYPES, FLOAT32, assert_close, largest
+
+import fastnorm
+from fastnorm import reference
+
+BAD = [np.nan, np.inf, -np.inf]
+HALVES = [d for d in DTYPES if d.itemsize == 2]
+
+
+def first_of_a_slice(layout):
+    """An index of x, and all of x that shares its slice."""
+    index = tuple(n // 2 for n in layout.shape)
+    marked = np.zeros(layout.shape, bool)
+    marked[index] = True
+    return index, layout.largest(marked) > 0
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("bad", BAD)
+def test_forward_keeps_them_in_their_slice(layout, bad, dtype, rng):
+    x = values(rng, layout.shape, dtype)
+    index, mine = first_of_a_slice(layout)
+    clean, stats = layout.forward(fastnorm, x, return_stats=True)
+    x[index] = bad
+    with np.errstate(all="raise"):
+        y, dirty = layout.forward(fastnorm, x, return_stats=True)
+    np.testing.assert_array_equal(y[~mine], clean[~mine])
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(layout.forward(reference, x)))
+    for a, b in zip(stats, dirty, strict=True):
+        assert a is None or (a != b).sum() == 1
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("where_", ["x", "dy"])
+def test_backward_keeps_them_in_their_slice(layout, bad, where_, dtype, rng):
+    x, dy = values(rng, layout.shape, dtype), values(rng, layout.shape, dtype)
+    weight = np.ones(layout.param_shape(), dtype)
+    index, mine = first_of_a_slice(layout)
+    _, stats = layout.forward(fastnorm, x, weight, return_stats=True)
+    clean = layout.backward(fastnorm, dy, x, stats, weight)
+    if where_ == "x":
+        x[index] = bad
+        _, stats = layout.forward(fastnorm, x, weight, return_stats=True)
+    else:
+        dy[index] = bad
+    dirty = layout.backward(fastnorm, dy, x, stats, weight)
+    np.testing.assert_array_equal(dirty[0][~mine], clean[0][~mine])
+    # A parameter's gradient is touched where its element has a part in this slice, and nowhere else.
+    reached = np.zeros(layout.shape, bool)
+    reached[mine if where_ == "x" else index] = True
+    reached = np.moveaxis(reached, layout.params, range(len(layout.params)))
+    reached = reached.reshape(*layout.param_shape(), -1).any(-1)
+    np.testing.assert_array_equal(dirty[1][~reached], clean[1][~reached])
+    # And where the oracle has no number, there is none.
+    _, exact = layout.forward(reference, x, weight, return_stats=True)
+    expected = layout.backward(reference, dy, x, exact, weight)
+    assert not np.isfinite(expected[0][index])
+    np.testing.assert_array_equal(np.isfinite(dirty[0]), np.isfinite(expected[0]))
+    np.testing.assert_array_equal(np.isfinite(dirty[1]), np.isfinite(expected[1]))
+
+
+def test_moments_of_not_finite_slices():
+    x = np.zeros((5, 40), np.float32)
+    x[1, 3], x[2, 5], x[3, 7] = np.nan, np.inf, -np.inf
+    x[4, 1], x[4, 2] = np.inf, -np.inf
+    for axis, a in [(1, x), (0, np.ascontiguousarray(x.T))]:
+        with np.errstate(all="raise"):
+            mean, var = fastnorm.moments(a, axis)
+        np.testing.assert_array_equal(mean, [0, np.nan, np.inf, -np.inf, np.nan])
+        np.testing.assert_array_equal(var, [0, np.nan, np.nan, np.nan, np.nan])
+
+
+def test_eps_zero_without_variance_follows_ieee(dtype):
+    x = np.array([[3, 3, 3, 3], [1, 2, 3, 4]], dtype)
+    with np.errstate(all="raise"):
+        y, stats = fastnorm.normalize(x, eps=0.0, return_stats=True)
+    assert np.isnan(y[0]).all() and np.isfinite(y[1]).all()
+    assert np.isinf(stats.rstd[0]).all()
+    y = fastnorm.rms_norm(np.array([[0, 0], [3, 4]], dtype), eps=0.0)
+    assert np.isnan(y[0]).all() and np.isfinite(y[1]).all()
+
+
+@pytest.mark.parametrize("correction", [3, 4, 3.5, 7])
+def test_too_large_a_correction_gives_what_numpy_gives(correction, recwarn):
+    x = np.array([[1.0, 2.0, 6.0], [5.0, 5.0, 5.0]])
+    with np.errstate(all="ignore"):
+        expected = np.var(x, axis=1, correction=correction)
+    recwarn.clear()
+    np.testing.assert_array_equal(fastnorm.moments(x, 1, correction=correction).var, expected)
+    assert not recwarn
+
+
+# --- 16-bit storage: what is loaded and what is stored, over all numbers there are
+
+
+def all_numbers(dtype):
+    return np.arange(2**16, dtype=np.uint16).view(dtype).reshape(256, 256)
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("weight", [1.0, 0.7, -1 / 3, 1e-3, 3e4])
+def test_every_16_bit_number_is_loaded_and_rounded_rightly(dtype, weight):
+    x, weight = all_numbers(dtype), np.float32(weight)
+    for a in (x, x.T, x[:, ::-3]):
+        with np.errstate(all="ignore"):
+            expected = (a.astype(np.float32) * weight).astype(dtype)
+        y = fastnorm.normalize(a, -1, weight, with_mean=False, with_std=False)
+        nan = np.isnan(expected)
+        np.testing.assert_array_equal(np.isnan(y), nan)
+        np.testing.assert_array_equal(y[~nan].view(np.uint16), expected[~nan].view(np.uint16))
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_16_bit_results_that_are_too_large_become_infinite(dtype):
+    top = np.finfo(dtype).max if dtype.name == "float16" else 3e38
+    x = np.array([[-1, 1, -1, 1]], dtype)
+    y = fastnorm.normalize(x, -1, np.float32(top), np.array([top, top, 0, 0], np.float32))
+    assert np.isposinf(y[0, 1]) and not np.isposinf(y[0, [0, 2, 3]]).any()
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("mean", [0, 1, 100, 2000, 60000])
+@pytest.mark.parametrize("axis, shape", [(1, (5, 3000)), (0, (3000, 5)), ((0, 2), (60, 3, 50))])
+def test_16_bit_sums_do_not_saturate(dtype, mean, axis, shape, rng):
+    x = values(rng, shape, dtype, mean, max(1, mean / 50))
+    y, stats = fastnorm.normalize(x, axis, return_stats=True)
+    expected, exact = reference.normalize(x, axis, return_stats=True)
+    assert_close(y, expected, "y", largest(expected, axis))
+    assert stats.mean.dtype == stats.rstd.dtype == FLOAT32
+    assert_close(stats.mean, exact.mean, "mean", largest(x, axis))
+    assert_close(stats.rstd, exact.rstd, "rstd", exact.rstd)
+    dy = values(rng, shape, dtype)
+    grads = fastnorm.normalize_backward(dy, x, stats, axis, np.ones((1,) * x.ndim, dtype))
+    right = reference.normalize_backward(dy, x, exact, axis, np.ones((1,) * x.ndim, dtype))
+    assert_close(grads.dx, right.dx, "dx", largest(right.dx, axis))
+    assert grads.dweight.dtype == FLOAT32
+    assert_close(grads.dweight, right.dweight, "total", np.abs(dy.astype(np.float64)).sum())
+    assert_close(grads.dbias, right.dbias, "total", np.abs(dy.astype(np.float64)).sum())

@@ -1,0 +1,204 @@
+"""Ill-conditioned data: a mean far from zero, long slices, and numbers at the ends of a dtype."""
+
+import numpy as np
+import pytest
+from layouts import LAYOUTS
+from strategies import values
+from tolerances import (
+    DTYPES,
+    FLOAT32,
+    FLOAT64,
+    TOLERANCES,
+    assert_close,
+    largest,
+    stats_dtype,
+)
+
+import fastnorm
+from fastnorm import reference
+
+# Slices of 33 elements and more: long enough that no slice is degenerate.
+PRECISE = [
+    layout.of_shape(shape)
+    for layout, shape in zip(
+        LAYOUTS,
+        [(9, 768), (3, 5, 64), (4, 5, 7, 13), (5, 16, 17), (65, 4, 3), (17, 4, 9), (9, 768), (65, 4, 3),
+         (257, 10), (8, 6, 33), (8, 3, 14, 14), (8, 7, 7, 18), (8, 7, 5, 7), (3, 5, 129), (3, 4, 9, 11),
+         (3, 9, 11, 4), (9, 240), (3, 8, 7, 5), (3, 7, 5, 16)],
+        strict=True,
+    )
+]  # fmt: skip
+CENTRED = [layout for layout in PRECISE if layout.function != "rms_norm"]
+
+LONG = [
+    (LAYOUTS[0], (3, 100_000)),
+    (LAYOUTS[4], (100_000, 3, 1)),
+    (LAYOUTS[5], (400, 2, 250)),
+    (LAYOUTS[6], (3, 100_000)),
+    (LAYOUTS[8], (100_000, 3)),
+    (LAYOUTS[10], (40, 2, 50, 50)),
+    (LAYOUTS[11], (40, 50, 50, 2)),
+    (LAYOUTS[14], (1, 2, 250, 400)),
+    (LAYOUTS[15], (1, 250, 400, 2)),
+    (LAYOUTS[17], (1, 4, 250, 200)),
+    (LAYOUTS[18], (1, 250, 200, 8)),
+]
+
+
+def check(layout, x, rng, dtype, eps=1e-5, backward=True):
+    """Forward and backward with parameters, held to the largest value and the largest gradient of each slice."""
+    weight = values(rng, layout.param_shape(), dtype, 1, 0.25)
+    bias = values(rng, layout.param_shape(), dtype, 0, 0.25) if layout.has_bias else None
+    y, stats = layout.forward(fastnorm, x, weight, bias, eps=eps, return_stats=True)
+    expected, exact = layout.forward(reference, x, weight, bias, eps=eps, return_stats=True)
+    assert_close(y, expected, "y", layout.largest(expected))
+    assert_close(stats.rstd, exact.rstd, "rstd", exact.rstd)
+    if exact.mean is not None:
+        assert_close(stats.mean, exact.mean, "mean", layout.per_slice(x))
+    if not backward:
+        return
+    dy = values(rng, layout.shape, dtype)
+    grads = layout.backward(fastnorm, dy, x, stats, weight)
+    right = layout.backward(reference, dy, x, exact, weight)
+    assert_close(grads[0], right[0], "dx", layout.largest(right[0]))
+    size = np.abs(dy.astype(np.float64)).sum(tuple(a for a in range(x.ndim) if a not in layout.params)).max()
+    assert_close(grads[1], right[1], "total", size)
+    if layout.has_bias:
+        assert_close(grads[2], right[2], "total", size)
+
+
+@pytest.mark.parametrize("layout", PRECISE, ids=str)
+@pytest.mark.parametrize("mean", [0, 1, 1e2, 1e4, 1e5, 1e6, -1e6])
+def test_means_far_from_zero(layout, mean, rng):
+    for deviation in (1.0, 1e-3, 1e4):
+        check(layout, values(rng, layout.shape, FLOAT32, mean * deviation, deviation), rng, FLOAT32)
+
+
+@pytest.mark.parametrize("layout, shape", LONG, ids=lambda v: str(v))
+@pytest.mark.parametrize("mean", [0, 1e4, 1e6])
+def test_long_slices(layout, shape, mean, rng):
+    layout = layout.of_shape(shape)
+    check(layout, values(rng, shape, FLOAT32, mean), rng, FLOAT32)
+
+
+@pytest.mark.parametrize("n", [3, 31, 32, 33, 127, 1024, 4096, 4097, 20_011])
+@pytest.mark.parametrize("mean", [0, 1e6])
+def test_lengths_around_lanes_and_blocks(n, mean, rng):
+    for axis, shape in [(1, (3, n)), (0, (n, 3)), (0, (n, 35))]:
+        x = values(rng, shape, FLOAT32, mean)
+        expected = reference.normalize(x, axis)
+        assert_close(fastnorm.normalize(x, axis), expected, "y", largest(expected, axis))
+
+
+@pytest.mark.parametrize("layout", CENTRED, ids=str)
+def test_each_slice_has_its_own_mean(layout, rng):
+    # Neighbouring rows and columns with quite different means and deviations: nothing is shared between them.
+    sliced = layout.sliced_shape()
+    small = [1 if i in layout.reduced else n for i, n in enumerate(sliced)]
+    means, deviations = 10 ** rng.uniform(-3, 6, small), 10 ** rng.uniform(-3, 3, small)
+    x = (deviations * (means + rng.standard_normal(sliced))).astype(np.float32).reshape(layout.shape)
+    check(layout, x, rng, FLOAT32, eps=1e-12)
+
+
+@pytest.mark.parametrize("layout", CENTRED, ids=str)
+@pytest.mark.parametrize("mean", [0, 1e3, 1e6, 1e9])
+def test_float64_means_far_from_zero(layout, mean, rng):
+    # On a grid of 2^-20 the shifted numbers are exact, so that the unshifted ones give the right answer.
+    near = np.round(rng.standard_normal(layout.shape) * 2**20) / 2**20
+    far = near + mean
+    expected, exact = layout.forward(reference, near, return_stats=True)
+    y, stats = layout.forward(fastnorm, far, return_stats=True)
+    assert_close(y, expected, "y", layout.largest(expected))
+    dy = rng.standard_normal(layout.shape)
+    right = layout.backward(reference, dy, near, exact)
+    assert_close(layout.backward(fastnorm, dy, far, stats)[0], right[0], "dx", layout.largest(right[0]))
+
+
+@pytest.mark.parametrize("layout", CENTRED, ids=str)
+@pytest.mark.parametrize("value", [0.0, 0.1, -3.3, 1e-7, 1000.06, 60000.0])
+@pytest.mark.parametrize("eps", [1e-5, 1e-12])
+def test_a_constant_slice_gives_exactly_the_bias(layout, value, eps, dtype, rng):
+    x = np.full(layout.shape, value, dtype)
+    weight, bias = values(rng, layout.param_shape(), dtype), values(rng, layout.param_shape(), dtype)
+    y = layout.forward(fastnorm, x, weight, bias, eps=eps)
+    np.testing.assert_array_equal(y, np.broadcast_to(layout.along(bias), y.shape))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 31, 33, 100, 1000, 4097, 100_000])
+def test_constant_rows_and_columns_of_any_length(n, dtype):
+    for value in [0.1, 1 / 3, -77.7, 1e4 / 3]:
+        for axis, shape in [(1, (2, n)), (0, (n, 2))]:
+            y, stats = fastnorm.normalize(np.full(shape, value, dtype), axis, return_stats=True)
+            assert (y == 0).all()
+            np.testing.assert_array_equal(stats.mean, np.asarray(value, dtype).astype(stats.mean.dtype))
+
+
+EXTREMES = [
+    (FLOAT32, 1e30), (FLOAT32, 1e-30), (FLOAT32, 5e37), (FLOAT32, 1e-41), (FLOAT32, 3e-44),
+    (FLOAT64, 1e200), (FLOAT64, 1e-200), (FLOAT64, 1e307),
+    *((d, 1e4) for d in DTYPES if d.name == "float16"), *((d, 2e-6) for d in DTYPES if d.name == "float16"),
+    *((d, 5e37) for d in DTYPES if d.name == "bfloat16"), *((d, 1e-39) for d in DTYPES if d.name == "bfloat16"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", PRECISE, ids=str)
+@pytest.mark.parametrize("dtype, size", EXTREMES, ids=str)
+def test_the_ends_of_a_dtype(layout, dtype, size, rng):
+    x = values(rng, layout.shape, dtype, 0.3 * size, size)
+    table = TOLERANCES[stats_dtype(dtype).name]
+    # Where 1 / deviation leaves the dtype of the statistics, only the forward has an answer.
+    backward = 1e-30 < size < 1e30 or (dtype == FLOAT64 and 1e-290 < size < 1e290)
+    if not backward:
+        y = layout.forward(fastnorm, x, eps=0.0)
+        expected = layout.forward(reference, x, eps=0.0)
+        assert_close(y, expected, "y", layout.largest(expected))
+    else:
+        check(layout, x, rng, dtype, eps=0.0)
+    y = layout.forward(fastnorm, x, eps=1e-5)
+    expected = layout.forward(reference, x, eps=1e-5)
+    assert_close(y, expected, "y", layout.largest(expected) + table.tiny)
+
+
+@pytest.mark.parametrize("size", [1e30, 1e38])
+def test_backward_of_large_numbers(size, rng):
+    for layout in PRECISE:
+        x = values(rng, layout.shape, FLOAT64, 0, size)
+        check(layout, np.clip(x, -3e38, 3e38).astype(np.float32), rng, FLOAT32)
+
+
+def test_a_variance_too_large_for_float32_is_infinite_in_moments_alone(rng):
+    x = values(rng, (3, 100), FLOAT32, 0, 1e30)
+    mean, var = fastnorm.moments(x, 1)
+    assert_close(mean, x.astype(np.float64).mean(1), "mean", np.abs(x).max(1))
+    assert np.isinf(var).all()
+    y, stats = fastnorm.normalize(x, return_stats=True)
+    assert_close(y, reference.normalize(x), "y")
+    assert_close(stats.rstd, 1 / x.astype(np.float64).std(1, keepdims=True), "rstd")
+
+
+def test_variance_of_denormals(rng):
+    x = values(rng, (3, 100), FLOAT64, 0, 1e-155)
+    assert_close(fastnorm.moments(x, 1).var, reference.moments(x, 1).var, "var")
+    x = values(rng, (3, 100), FLOAT32, 0, 1e-20)
+    var = fastnorm.moments(x, 1).var
+    assert (var > 0).all()
+    assert_close(var, reference.moments(x, 1).var, "var")
+
+
+@pytest.mark.parametrize("mean", [0, 1e4, 1e6])
+def test_moments_far_from_zero(mean, rng):
+    for axis, shape in [(1, (3, 5000)), (0, (5000, 3)), (None, (70, 70)), ((0, 2), (50, 3, 70))]:
+        x = values(rng, shape, FLOAT32, mean)
+        actual, expected = fastnorm.moments(x, axis), reference.moments(x, axis)
+        assert_close(actual.mean, expected.mean, "mean")
+        assert_close(actual.var, expected.var, "var", expected.var)
+
+
+@pytest.mark.parametrize("mean", [1e3, 1e6])
+def test_evaluation_far_from_zero(mean, rng):
+    # With running statistics no cancellation is hidden: x - mean is one subtraction of two given numbers.
+    x, running_mean = values(rng, (50, 8), FLOAT32, mean), np.full(8, mean, np.float32)
+    var = np.full(8, 0.5, np.float32)
+    more = {"running_mean": running_mean, "running_var": var, "training": False}
+    expected = reference.batch_norm(x, **more)
+    assert_close(fastnorm.batch_norm(x, **more), expected, "y", largest(expected, 0))
