@@ -67,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.json:
         run = {"machine": told, "results": [r.to_json() for r in results]}
         args.json.write_text(json.dumps(run, indent=1) + "\n")
+    if args.markdown:
+        args.markdown.write_text(report.markdown(results, others) + "\n")
     if args.chart:
         from bench import chart
 
@@ -86,6 +88,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="default: 1 and all")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the results (needs matplotlib)")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table of the README")
     parser.add_argument("--compare", type=Path, nargs=2, metavar="FILE", help="what changed between two runs")
     return parser.parse_args(argv)
 

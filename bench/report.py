@@ -104,6 +104,20 @@ def summary(results: list[Result], peers: Iterable[str]) -> str:
     return "\n".join(text)
 
 
+def markdown(results: list[Result], peers: Iterable[str]) -> str:
+    """README's table: float32, cache-resident, the largest number of threads."""
+    most = max(r.threads for r in results)
+    chosen = [r for r in results if (r.dtype, r.size, r.threads) == ("float32", "cache", most)]
+    names = " | ".join(peers)
+    text = [f"| layout | | us | of the limit | {names} |", "| --- " * (4 + len(list(peers))) + "|"]
+    for r in chosen:
+        ratios = " | ".join(f"{r.ratios[name]:.1f}" if name in r.ratios else "" for name in peers)
+        text.append(
+            f"| {r.layout} {r.shape} | {r.direction} | {r.ours * 1e6:.0f} | {r.share:.0%} | {ratios} |"
+        )
+    return "\n".join(text)
+
+
 def compare(before: dict, after: dict) -> str:
     """How our times changed between two runs, the largest change first."""
     old, new = ({(r.case, r.threads): r for r in load(run)} for run in (before, after))
