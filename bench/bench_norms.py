@@ -5,6 +5,7 @@ command with exit code 1. No time is ever asserted.
 """
 
 import argparse
+import importlib.util
 import json
 import re
 import sys
@@ -96,6 +97,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def select(args: argparse.Namespace) -> Iterator[Case]:
     """The cases asked for."""
     dtypes = args.dtypes or (("float32",) if args.quick else DTYPES)
+    if "bfloat16" in dtypes and importlib.util.find_spec("ml_dtypes") is None:
+        print("without bfloat16: ml_dtypes is not installed")
+        dtypes = [dtype for dtype in dtypes if dtype != "bfloat16"]
     sizes = args.sizes or (("small", "cache") if args.quick else SIZES)
     for case in all_cases(dtypes, sizes):
         if args.filter is None or args.filter.search(case.name):
