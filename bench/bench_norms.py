@@ -52,19 +52,26 @@ def main(argv: list[str] | None = None) -> int:
     for case in select(args):
         arrays, part = make_arrays(case)
         calls = {peer: call for peer in peers if (call := prepare(peer, case, arrays, max(threads)))}
-        errors = check(case, calls, Fastnorm(reference).prepare(case, part)())
-        for error in errors:
-            print(error, flush=True)
-        wrong += bool(errors)
-        if errors:
+        if errors := check(case, calls, Fastnorm(reference).prepare(case, part)()):
+            print(*errors, sep="\n", flush=True)
+            wrong += 1
             continue
         for count in threads:
             results.append(measure(case, calls, count, QUICK_BUDGET if args.quick else DEFAULT_BUDGET, told))
             print(report.line(results[-1], others), flush=True)
-    if not results and not wrong:
+    if results:
+        print(report.summary(results, others))
+        write(args, told, results, others)
+    elif not wrong:
         print("no case matches", file=sys.stderr)
         return 2
-    print(report.summary(results, others))
+    if wrong:
+        print(f"{wrong} cases gave a wrong result and were not timed", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def write(args: argparse.Namespace, told: dict, results: list[report.Result], others: list[str]) -> None:
+    """The files asked for."""
     if args.json:
         run = {"machine": told, "results": [r.to_json() for r in results]}
         args.json.write_text(json.dumps(run, indent=1) + "\n")
@@ -74,9 +81,6 @@ def main(argv: list[str] | None = None) -> int:
         from bench import chart
 
         chart.draw(results, machine.sentence(told), args.chart)
-    if wrong:
-        print(f"{wrong} cases gave a wrong result and were not timed", file=sys.stderr)
-    return 1 if wrong else 0
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
