@@ -19,14 +19,17 @@ class CharModel(Layer):
 
     Notes
     -----
-    The forget gates' biases start one higher than LSTM's own start, whatever the norm (Jozefowicz et al. 2015).
+    The forget gates' biases start one higher than LSTM's own start, whatever the norm (Jozefowicz et al.
+    2015).
     """
 
     def __init__(self, vocabulary_size, embed, hidden, *, norm=None, dtype=np.float32, rng=None):
         super().__init__(dtype)
-        # One generator for each layer, so that a norm, which draws fewer numbers, changes no other layer's start.
+        # One generator for each layer: a norm, which draws fewer numbers, changes no other layer's start.
         rngs = np.random.default_rng(rng).spawn(3)
-        self.embedding = self._add_layer("embedding", Embedding(vocabulary_size, embed, dtype=dtype, rng=rngs[0]))
+        self.embedding = self._add_layer(
+            "embedding", Embedding(vocabulary_size, embed, dtype=dtype, rng=rngs[0])
+        )
         self.lstm = self._add_layer("lstm", LSTM(embed, hidden, norm=norm, dtype=dtype, rng=rngs[1]))
         self.linear = self._add_layer("linear", Linear(hidden, vocabulary_size, dtype=dtype, rng=rngs[2]))
         self.lstm.params["bias_ih"][hidden : 2 * hidden] += 1
@@ -38,7 +41,8 @@ class CharModel(Layer):
         -------
         (logits, state) : logits (T, B, V), state (h, c)
         backward : callable
-            ``backward(dlogits) -> None``; no gradient goes back into the state, as truncated backpropagation wants.
+            ``backward(dlogits) -> None``; no gradient goes back into the state, as truncated backpropagation
+            wants.
         """
         embedded, embedding_backward = self.embedding(x)
         (h, state), lstm_backward = self.lstm(embedded, state)
@@ -51,9 +55,10 @@ class CharModel(Layer):
         return (logits, state), backward
 
     def bits_per_character(self, x, target, counts, *, steps=100):
-        """The mean of -log2 of the probability given to each target that counts, reading in pieces of `steps`.
+        """The mean of -log2 of the probability given to each target that counts.
 
-        x, target and counts have shape (n, B), and each column starts from a state of zeros.
+        x, target and counts have shape (n, B), and each column starts from a state of zeros. They are read in
+        pieces of `steps`, which bounds the memory and changes nothing else.
         """
         total, state = 0.0, None
         for t in range(0, len(x), steps):

@@ -74,19 +74,29 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser():
-    parser = _Parser(prog="fastnorm", description="Normalization kernels, and a trainer for recurrent nets on text.",
-                     allow_abbrev=False)
+    parser = _Parser(
+        prog="fastnorm",
+        description="Normalization kernels, and a trainer for recurrent nets on text.",
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"fastnorm {fastnorm.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     train = commands.add_parser(
-        "train", help="train a character model", allow_abbrev=False,
-        description="Train a character model on text files, or on the novel in the package. Without --norm it is "
-        "trained twice, with layer normalization and without any, and the picture compares the two.")
+        "train",
+        help="train a character model",
+        allow_abbrev=False,
+        description="Train a character model on text files, or on the novel in the package. Without --norm "
+        "it is trained twice, with layer normalization and without any, and the picture compares the two.",
+    )
     train.set_defaults(run=_train)
-    train.add_argument("files", nargs="*", metavar="FILE", help="UTF-8 text; several are read one after the other")
+    train.add_argument(
+        "files", nargs="*", metavar="FILE", help="UTF-8 text; several are read one after the other"
+    )
     where = train.add_mutually_exclusive_group()
-    where.add_argument("--out", metavar="RUN", help="the run folder to make (default: the next of runs/1, runs/2, ...)")
+    where.add_argument(
+        "--out", metavar="RUN", help="the run folder to make (default: the next of runs/1, runs/2, ...)"
+    )
     where.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, with its settings")
     train.add_argument("--norm", choices=("layer", "none"), help="train only this one (default: both)")
     whole, above = _number(int, 1), _number(float, 0, above=True)
@@ -102,7 +112,11 @@ def _parser():
         ("momentum", _number(float, 0, below=1), "of sgd"),
         ("clip", above, "the largest global norm of the gradient"),
         ("seed", _number(int, 0), "of the start and of the pieces that the text is cut into"),
-        ("held-out", _number(float, 0, above=True, below=1), "the share of the text, at its end, that is not trained on"),
+        (
+            "held-out",
+            _number(float, 0, above=True, below=1),
+            "the share of the text, at its end, that is not trained on",
+        ),
         ("log-every", whole, "steps between two lines of metrics"),
         ("evaluate-every", whole, "steps between two looks at the held-out part, each with a checkpoint"),
         ("threads", whole, "(default: what fastnorm info says)"),
@@ -118,17 +132,30 @@ def _parser():
     sample.set_defaults(run=_sample)
     sample.add_argument("folder", metavar="RUN")
     sample.add_argument("--prompt", help="what the text begins with")
-    sample.add_argument("--length", type=_number(int, 0), default=500, metavar="N", help="characters (default: 500)")
-    sample.add_argument("--temperature", type=_number(float, 0), default=0.8, metavar="N",
-                        help="below 1 more likely text, above 1 wilder, 0 always the likeliest (default: 0.8)")
+    sample.add_argument(
+        "--length", type=_number(int, 0), default=500, metavar="N", help="characters (default: 500)"
+    )
+    sample.add_argument(
+        "--temperature",
+        type=_number(float, 0),
+        default=0.8,
+        metavar="N",
+        help="below 1 more likely text, above 1 wilder, 0 always the likeliest (default: 0.8)",
+    )
     sample.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="(default: 0)")
 
-    both = commands.add_parser("compare", help="draw the curves of runs and print a table", allow_abbrev=False)
+    both = commands.add_parser(
+        "compare", help="draw the curves of runs and print a table", allow_abbrev=False
+    )
     both.set_defaults(run=_compare)
     both.add_argument("folders", nargs="+", metavar="RUN")
-    both.add_argument("--out", metavar="PNG", default="compare.png", help="the picture (default: compare.png)")
+    both.add_argument(
+        "--out", metavar="PNG", default="compare.png", help="the picture (default: compare.png)"
+    )
 
-    info = commands.add_parser("info", help="print the build, the processor tier and the threads", allow_abbrev=False)
+    info = commands.add_parser(
+        "info", help="print the build, the processor tier and the threads", allow_abbrev=False
+    )
     info.set_defaults(run=_info)
     return parser
 
@@ -152,7 +179,9 @@ def _number(kind, least, *, above=False, below=np.inf):
 def _require(command, *modules):
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        raise UserError(f"{command} needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}")
+        raise UserError(
+            f"{command} needs {' and '.join(missing)}, not installed here: pip install {' '.join(missing)}"
+        )
 
 
 # train
@@ -163,8 +192,10 @@ def _train(args):
     jobs = _resumed(args) if args.resume else _new(args)
     run, trainer = jobs[0]
     training, held_out = len(trainer.streams.symbols), int(trainer.evaluation[2].sum()) + 1
-    print(f"{training + held_out:,} characters, {len(trainer.settings.vocabulary)} different; "
-          f"the last {held_out:,} are held out")
+    print(
+        f"{training + held_out:,} characters, {len(trainer.settings.vocabulary)} different; "
+        f"the last {held_out:,} are held out"
+    )
     print(f"run folder: {run.path}", flush=True)
     with _Interrupt() as interrupt:
         finished = all(_fit(run, trainer, interrupt) for run, trainer in jobs)
@@ -205,7 +236,9 @@ def _plain(settings):
 
 
 def _next_folder(parent):
-    numbers = [int(each.name) for each in parent.iterdir() if each.name.isdecimal()] if parent.is_dir() else []
+    numbers = (
+        [int(each.name) for each in parent.iterdir() if each.name.isdecimal()] if parent.is_dir() else []
+    )
     return parent / str(max(numbers, default=0) + 1)
 
 
@@ -215,7 +248,9 @@ def _resumed(args):
         given, stored = getattr(args, name), getattr(settings, name)
         longer = name == "steps" and settings.schedule == "constant"
         if given is not None and given != stored and not longer:
-            raise UserError(f"{args.resume} was started with {name} = {stored}, and cannot go on with {given}")
+            raise UserError(
+                f"{args.resume} was started with {name} = {stored}, and cannot go on with {given}"
+            )
     if args.norm is not None and (settings.compare or args.norm != (settings.norm or "none")):
         started = "both norms" if settings.compare else f"norm = {settings.norm or 'none'}"
         raise UserError(f"{args.resume} was started with {started}, and cannot go on with {args.norm} alone")
@@ -224,7 +259,9 @@ def _resumed(args):
     if settings.compare:
         plain = Path(args.resume) / "plain"
         # The plain folder is missing only if the run was killed in the moment before it was made.
-        jobs.append(resume(plain, text, args.steps) if plain.exists() else start(plain, _plain(settings), text))
+        jobs.append(
+            resume(plain, text, args.steps) if plain.exists() else start(plain, _plain(settings), text)
+        )
     return jobs
 
 
@@ -236,21 +273,25 @@ def _fit(run, trainer, interrupt):
     begun = trainer.steps, trainer.seconds
     shown = {}
     bar = tqdm(
-        total=settings.steps, initial=trainer.steps, desc=norm_name(settings).ljust(5), dynamic_ncols=True,
+        total=settings.steps,
+        initial=trainer.steps,
+        desc=norm_name(settings).ljust(5),
+        dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
     )
 
-    def report(trainer, held_out):
-        bits = trainer.bits[-1] if trainer.bits else shown["bits"]
+    def report(bits, held_out):
         # A running average over about ten steps: single pieces of text differ too much to read.
         shown["bits"] = 0.9 * shown.get("bits", bits) + 0.1 * bits
         if held_out is not None:
             shown["held out"] = f", held out {held_out:.3f}"
         speed = (trainer.steps - begun[0]) * per_step / (trainer.seconds - begun[1])
         bar.set_postfix_str(
-            f"loss {shown['bits'] * np.log(2):.3f}, {shown['bits']:.3f} bits/char{shown.get('held out', '')}, "
-            f"{speed:,.0f} char/s", refresh=False)
+            f"loss {shown['bits'] * np.log(2):.3f}, {shown['bits']:.3f} bits/char"
+            f"{shown.get('held out', '')}, {speed:,.0f} char/s",
+            refresh=False,
+        )
         bar.update()
 
     with bar:
@@ -288,7 +329,10 @@ def _sample(args):
         prompt = args.prompt
         begin = vocabulary.encode(prompt)
     else:
-        prompt, begin = "", vocabulary.encode("\n" if "\n" in vocabulary.characters else vocabulary.characters[0])
+        prompt, begin = (
+            "",
+            vocabulary.encode("\n" if "\n" in vocabulary.characters else vocabulary.characters[0]),
+        )
     sys.stdout.reconfigure(errors="replace")
     sys.stdout.write(prompt)
     for symbol in model.sample(begin, args.length, temperature=args.temperature, rng=args.seed):

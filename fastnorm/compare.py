@@ -42,11 +42,14 @@ def norm_name(settings):
 
 def describe(settings):
     """One line on what was trained, for the head of a picture."""
-    what = ", ".join(name.replace("\\", "/").rsplit("/", 1)[-1] for name in settings.files) or "Emma (in the package)"
+    what = (
+        ", ".join(name.replace("\\", "/").rsplit("/", 1)[-1] for name in settings.files)
+        or "Emma (in the package)"
+    )
     what = what if len(what) <= 60 else what[:57] + "..."
     return (
-        f"Character LSTM on {what}: {settings.hidden} units, {settings.batch} x {settings.length} characters a step, "
-        f"{settings.optimizer} {settings.lr:g}, seed {settings.seed}"
+        f"Character LSTM on {what}: {settings.hidden} units, {settings.batch} x {settings.length} characters "
+        f"a step, {settings.optimizer} {settings.lr:g}, seed {settings.seed}"
     )
 
 
@@ -56,13 +59,23 @@ def _table(runs, settings, curves, metrics):
         step = lines[-1]["step"] if lines else 0
         seconds = lines[-1].get("seconds", 0) if lines else 0
         speed = f"{step * each.batch * each.length / seconds:,.0f}" if seconds else "-"
-        rows.append((
-            str(run.path), each.norm or "none", f"{step:,}", _last(curve.train), _last(curve.held_out),
-            speed, f"{seconds:.1f}",
-        ))
+        rows.append(
+            (
+                str(run.path),
+                each.norm or "none",
+                f"{step:,}",
+                _last(curve.train),
+                _last(curve.held_out),
+                speed,
+                f"{seconds:.1f}",
+            )
+        )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
-        "  ".join(cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i < 2 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     ]
     return "\n".join(line.rstrip() for line in [*lines, "(training and held out: bits per character)"])
@@ -82,7 +95,10 @@ def _difference(runs, curves):
     if a == b:
         return [f"At step {step:,} they are equal: {a:.3f}."]
     lower = runs[0] if a < b else runs[1]
-    return [f"At step {step:,}, held out, {lower.path} is lower by {abs(a - b):.3f}: {min(a, b):.3f} against {max(a, b):.3f}."]
+    return [
+        f"At step {step:,}, held out, {lower.path} is lower by {abs(a - b):.3f}: "
+        f"{min(a, b):.3f} against {max(a, b):.3f}."
+    ]
 
 
 def _other_settings(settings):

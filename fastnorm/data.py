@@ -1,4 +1,4 @@
-"""Text in, batches out: reading, the vocabulary, the held-out part, and streams for truncated backpropagation.
+"""Text in, batches out: reading, the vocabulary, the held-out part, streams for truncated backpropagation.
 
 Shape letters: T time steps, B batch rows.
 """
@@ -93,7 +93,7 @@ def split(symbols, held_out):
 
 
 class Streams:
-    """B places that read through the symbols side by side, T steps at a time, each predicting its next symbol.
+    """B places that read through the symbols side by side, T steps at a time, each predicting what follows.
 
     When a pass ends, the next one begins at an offset drawn from `rng`, so that the pieces are cut elsewhere.
 
@@ -114,8 +114,8 @@ class Streams:
         needed = (batch + 1) * length
         if len(symbols) < needed:
             raise UserError(
-                f"the text is too short: its training part has {len(symbols)} characters, and a batch of {batch} "
-                f"times a length of {length} needs at least {needed}"
+                f"the text is too short: its training part has {len(symbols)} characters, and --batch "
+                f"{batch} with --length {length} needs at least {needed}"
             )
         self.symbols, self.batch, self.length, self.rng = symbols, batch, length, rng
         self.offset = self.done = 0

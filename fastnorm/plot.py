@@ -50,15 +50,31 @@ def draw(path, curves, title):
     for number, curve in enumerate(curves):
         colour = COLOURS[number % len(COLOURS)]
         if curve.train:
-            axes.plot(*zip(*curve.train, strict=True), color=colour, alpha=0.45, linewidth=1,
-                      label=f"{curve.label}: training")
+            axes.plot(
+                *zip(*curve.train, strict=True),
+                color=colour,
+                alpha=0.45,
+                linewidth=1,
+                label=f"{curve.label}: training",
+            )
         if curve.held_out:
             step, bits = curve.held_out[-1]
-            axes.plot(*zip(*curve.held_out, strict=True), color=colour, linewidth=1.8, marker="o", markersize=4,
-                      label=f"{curve.label}: held out, {bits:.3f} at step {step:,}")
+            axes.plot(
+                *zip(*curve.held_out, strict=True),
+                color=colour,
+                linewidth=1.8,
+                marker="o",
+                markersize=4,
+                label=f"{curve.label}: held out, {bits:.3f} at step {step:,}",
+            )
     # The first steps, where every curve falls from log2 of the vocabulary, would flatten all that follows.
-    after = [bits for curve in curves for points in (curve.train, curve.held_out)
-             for step, bits in points if step * 20 >= points[-1][0]]
+    after = [
+        bits
+        for curve in curves
+        for points in (curve.train, curve.held_out)
+        for step, bits in points
+        if step * 20 >= points[-1][0]
+    ]
     if after:
         room = 0.05 * (max(after) - min(after)) or 0.1
         axes.set_ylim(min(after) - room, max(after) + room)

@@ -55,7 +55,7 @@ class Settings:
 
     @classmethod
     def from_json(cls, values, path):
-        """The settings in the dict `values`; UserError, naming `path` and the key, when one is missing or odd."""
+        """The settings in the dict `values`; UserError, naming `path` and the key, for one missing or odd."""
         if not isinstance(values, dict):
             raise UserError(f"{path} does not hold settings")
         fields = {field.name: field.type for field in dataclasses.fields(cls)}
@@ -95,7 +95,9 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
-                raise UserError(f"{path} is not empty; choose another folder with --out, or go on with --resume {path}")
+                raise UserError(
+                    f"{path} is not empty; choose another folder with --out, or go on with --resume {path}"
+                )
         except FileExistsError:
             raise UserError(f"{path} is a file, and a run needs a folder") from None
         except OSError as error:
@@ -110,7 +112,10 @@ class RunFolder:
         """The run folder at `path`; UserError when it is not one."""
         run = cls(path)
         if not run.path.is_dir():
-            raise UserError(f"{path} is not a run folder: " + ("a file" if run.path.exists() else "there is no such folder"))
+            raise UserError(
+                f"{path} is not a run folder: "
+                + ("a file" if run.path.exists() else "there is no such folder")
+            )
         for each in (run.settings_path, run.metrics_path):
             if not each.is_file():
                 raise UserError(f"{path} is not a run folder: it has no {each.name}")
@@ -118,7 +123,9 @@ class RunFolder:
 
     def write_settings(self, settings):
         """Replace the settings."""
-        write_atomically(self.settings_path, lambda file: file.write(_json_bytes(settings.to_json(), indent=2) + b"\n"))
+        write_atomically(
+            self.settings_path, lambda file: file.write(_json_bytes(settings.to_json(), indent=2) + b"\n")
+        )
 
     def settings(self):
         """The settings; UserError when they cannot be read."""
@@ -136,7 +143,9 @@ class RunFolder:
     def metrics(self):
         """All complete lines of the metrics, as dicts; UserError when one cannot be read."""
         try:
-            lines = self.metrics_path.read_bytes().split(b"\n")[:-1]  # what follows the last newline is unfinished
+            lines = self.metrics_path.read_bytes().split(b"\n")[
+                :-1
+            ]  # what follows the last newline is unfinished
             metrics = [json.loads(line) for line in lines]
         except (OSError, ValueError):
             raise UserError(f"{self.metrics_path} cannot be read as JSON lines") from None
@@ -148,8 +157,8 @@ class RunFolder:
     def save_checkpoint(self, arrays, **facts):
         """Replace the checkpoint: `arrays` by name, and `facts` that JSON can hold.
 
-        The metrics go to the disk first, and their size into the checkpoint, so that a resumed run can drop the
-        lines that were written after it.
+        The metrics go to the disk first, and their size into the checkpoint, so that a resumed run can drop
+        the lines that were written after it.
         """
         with open(self.metrics_path, "rb+") as file:
             os.fsync(file.fileno())
@@ -164,20 +173,33 @@ class RunFolder:
         if not path.is_file():
             raise UserError(f"{self.path} has no {path.name}, from which a run goes on")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            # Opened here, because np.load forgets to close a file that turns out to be no archive.
+            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in archive.files}
             facts = json.loads(str(arrays.pop("facts")))
             version, settings, size = facts["format"], facts["settings"], facts["metrics_size"]
         # What zipfile, NumPy's reader and JSON raise on bytes that are not what was written is of many kinds.
-        except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, SyntaxError,
-                NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error):
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            TypeError,
+            KeyError,
+            AttributeError,
+            RuntimeError,
+            SyntaxError,
+            NotImplementedError,
+            MemoryError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ):
             raise UserError(f"{path} is damaged and cannot be read") from None
         if version != CHECKPOINT_FORMAT:
             raise UserError(f"{path} has format {version}, and this version reads format {CHECKPOINT_FORMAT}")
         current = self.settings().to_json()
         for name, value in current.items():
             if name == "steps" and current["schedule"] == "constant":
-                continue                        # such a run may be made longer
+                continue  # such a run may be made longer
             if settings.get(name) != value:
                 raise UserError(f"{self.settings_path} has been changed since the checkpoint: {name} differs")
         if self.metrics_path.stat().st_size < size:
@@ -208,7 +230,7 @@ def write_atomically(path, write):
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    if os.name == "posix":                      # the new name itself is on the disk once its folder is
+    if os.name == "posix":  # the new name itself is on the disk once its folder is
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

@@ -40,10 +40,13 @@ class Trainer:
         self.settings = settings
         vocabulary = data.Vocabulary(settings.vocabulary)
         training, held_out = data.split(vocabulary.encode(text), settings.held_out)
-        if len(held_out) < 2:
-            raise UserError(f"the text is too short: {len(text)} characters leave {len(held_out)} held out, and 2 are needed")
         model_rng, self.rng = np.random.default_rng(settings.seed).spawn(2)
         self.streams = data.Streams(training, settings.batch, settings.length, self.rng)
+        if len(held_out) < 2:
+            raise UserError(
+                f"the text is too short: {len(text)} characters leave {len(held_out)} held out, "
+                f"and 2 are needed"
+            )
         self.evaluation = data.evaluation_streams(held_out, EVALUATION_BATCH)
         self.model = model = CharModel(
             len(vocabulary), settings.embed, settings.hidden, norm=settings.norm, rng=model_rng
@@ -54,8 +57,8 @@ class Trainer:
             self.optimizer = SGD(model.params, model.grads, momentum=settings.momentum)
         self.state = np.zeros((2, settings.batch, settings.hidden), model.dtype)  # h and c between two pieces
         self.steps = 0
-        self.seconds = 0.0                      # spent in steps
-        self.bits = []                          # of the steps since the last line of metrics
+        self.seconds = 0.0  # spent in steps
+        self.bits = []  # of the steps since the last line of metrics
         self.grad_norm = None
 
     def learning_rate(self):
@@ -76,7 +79,9 @@ class Trainer:
         model_backward(loss_backward())
         self.grad_norm = clip_grad_norm(self.model.grads, self.settings.clip)
         if not (np.isfinite(loss) and np.isfinite(self.grad_norm)):
-            raise Diverged(f"the loss or its gradient is not finite at step {self.steps + 1}; try a lower --lr")
+            raise Diverged(
+                f"the loss or its gradient is not finite at step {self.steps + 1}; try a lower --lr"
+            )
         self.optimizer.lr = self.learning_rate()
         self.optimizer.step()
         self.state[...] = state
@@ -121,7 +126,7 @@ class Trainer:
 
 def start(path, settings, text):
     """A new run folder with a checkpoint of the untrained model; returns the folder and the trainer."""
-    trainer = Trainer(settings, text)           # first: a text that is too short leaves no folder behind
+    trainer = Trainer(settings, text)  # first: a text that is too short leaves no folder behind
     run = RunFolder.create(path, settings)
     arrays, facts = trainer.snapshot()
     run.save_checkpoint(arrays, **facts)
@@ -170,7 +175,7 @@ def _part(prefix, arrays):
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def fit(run, trainer, *, stop=lambda: False, report=lambda trainer, held_out: None):
+def fit(run, trainer, *, stop=lambda: False, report=lambda bits, held_out: None):
     """Train to the last step of the settings, writing metrics and checkpoints.
 
     Parameters
@@ -180,7 +185,8 @@ def fit(run, trainer, *, stop=lambda: False, report=lambda trainer, held_out: No
     stop : callable
         Asked after every step; when it returns True the checkpoint is saved and training ends.
     report : callable
-        ``report(trainer, held_out)`` after every step; `held_out` is None or what was measured after this step.
+        ``report(bits, held_out)`` after every step: the step's loss, and None or what was measured after it
+        on the held-out part, both in bits per character.
 
     Returns
     -------
@@ -196,7 +202,7 @@ def fit(run, trainer, *, stop=lambda: False, report=lambda trainer, held_out: No
     # A loss that overflows is found and said in words; NumPy's warnings would only tear the progress bar.
     with limited_threads(settings.threads), np.errstate(over="ignore", invalid="ignore"):
         while trainer.steps < settings.steps:
-            trainer.step()
+            bits = trainer.step()
             last = trainer.steps == settings.steps
             if last or trainer.steps % settings.log_every == 0:
                 run.append_metrics(
@@ -213,9 +219,13 @@ def fit(run, trainer, *, stop=lambda: False, report=lambda trainer, held_out: No
             if last or trainer.steps % settings.evaluate_every == 0:
                 held_out = trainer.evaluate()
                 if not np.isfinite(held_out):
-                    raise Diverged(f"the held-out loss is not finite at step {trainer.steps}; try a lower --lr")
-                run.append_metrics(step=trainer.steps, held_out_bpc=held_out, seconds=round(trainer.seconds, 3))
-            report(trainer, held_out)
+                    raise Diverged(
+                        f"the held-out loss is not finite at step {trainer.steps}; try a lower --lr"
+                    )
+                run.append_metrics(
+                    step=trainer.steps, held_out_bpc=held_out, seconds=round(trainer.seconds, 3)
+                )
+            report(bits, held_out)
             stopping = stop()
             if held_out is not None or stopping:
                 arrays, facts = trainer.snapshot()
@@ -229,8 +239,8 @@ def fit(run, trainer, *, stop=lambda: False, report=lambda trainer, held_out: No
 def limited_threads(n):
     """At most `n` threads in fastnorm and, where threadpoolctl is installed, in NumPy's BLAS.
 
-    BLAS may cut its sums differently for another number of threads, so that the last bits differ: a run keeps the
-    number that it was started with.
+    BLAS may cut its sums differently for another number of threads, so that the last bits differ: a run keeps
+    the number that it was started with.
     """
     import fastnorm
 

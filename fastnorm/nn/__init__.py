@@ -5,11 +5,11 @@ A layer is called with its input and returns the output and the backward that be
     y, backward = layer(x)
     dx = backward(dy)              # also adds to layer.grads
 
-`layer.params` and `layer.grads` are dicts of arrays with the same keys and shapes, `layer.buffers` holds what is
-not trained. Every gradient is analytic; nothing is traced or differentiated numerically.
+`layer.params` and `layer.grads` are dicts of arrays with the same keys and shapes, `layer.buffers` holds what
+is not trained. Every gradient is analytic; nothing is traced or differentiated numerically.
 
-Shape letters used throughout: T time steps, B batch rows, I input features, H hidden units, K classes, V symbols of
-a vocabulary, E features of an embedding.
+Shape letters used throughout: T time steps, B batch rows, I input features, H hidden units, K classes, V
+symbols of a vocabulary, E features of an embedding.
 """
 
 from .embedding import Embedding

@@ -19,8 +19,8 @@ class Layer:
 
     Notes
     -----
-    Write new values into the arrays (``layer.params["weight"][...] = w``) or use `load_state_dict`: a layer made of
-    other layers shares their arrays, which a replaced dict entry would no longer reach.
+    Write new values into the arrays (``layer.params["weight"][...] = w``) or use `load_state_dict`: a layer
+    made of other layers shares their arrays, which a replaced dict entry would no longer reach.
     """
 
     def __init__(self, dtype=np.float32):
@@ -37,7 +37,11 @@ class Layer:
 
     def _add_layer(self, name, layer):
         """Share the arrays of `layer`, its names prefixed with ``name.``; returns `layer`."""
-        for mine, theirs in ((self.params, layer.params), (self.grads, layer.grads), (self.buffers, layer.buffers)):
+        for mine, theirs in (
+            (self.params, layer.params),
+            (self.grads, layer.grads),
+            (self.buffers, layer.buffers),
+        ):
             mine.update((f"{name}.{key}", array) for key, array in theirs.items())
         return layer
 
@@ -93,7 +97,7 @@ class Layer:
 
 
 def as_real(name, array, dtype):
-    """`array` as an ndarray of `dtype`, without a copy where possible; TypeError unless it holds real numbers."""
+    """`array` as an ndarray of `dtype`, not copied where possible; TypeError unless its numbers are real."""
     array = np.asarray(array)
     if array.dtype != dtype:
         # "V" is what NumPy calls the kind of bfloat16.

@@ -40,10 +40,11 @@ class LSTM(Layer):
 
     Notes
     -----
-    Parameters: `weight_ih` (4 H, I), `weight_hh` (4 H, H), `bias_ih` (4 H,), `bias_hh` (4 H,); with a norm also
-    `gain_ih` (4 H,), `gain_hh` (4 H,), `gain_c` (H,), `bias_c` (H,).
+    Parameters: `weight_ih` (4 H, I), `weight_hh` (4 H, H), `bias_ih` (4 H,), `bias_hh` (4 H,); with a norm
+    also `gain_ih` (4 H,), `gain_hh` (4 H,), `gain_c` (H,), `bias_c` (H,).
 
-    The paper adds one more bias b to a_t. It would only be summed with bias_ih and bias_hh, so it is left out.
+    The paper adds one more bias b to a_t. It would only be summed with bias_ih and bias_hh, so it is left
+    out.
 
     References
     ----------
@@ -95,8 +96,8 @@ class LSTM(Layer):
         state : (h, c), each array_like (B, H), optional
             The state before the first step; zeros if not given.
         lengths : array_like of int, (B,), optional
-            The valid steps of each sequence, from 0 to T. Beyond them y is 0, the state stays, no gradient flows,
-            and x may hold anything.
+            The valid steps of each sequence, from 0 to T. Beyond them y is 0, the state stays, no gradient
+            flows, and x may hold anything.
         training : bool
             Makes no difference here: neither form uses statistics over the batch.
 
@@ -105,7 +106,8 @@ class LSTM(Layer):
         (y, (h, c)) : y (T, B, H), h and c (B, H)
             The outputs of all steps, and the state after the last (valid) one.
         backward : callable
-            ``backward(dy, dstate=None) -> dx, (dh0, dc0)``; `dstate` is (dh, dc), either of which may be None.
+            ``backward(dy, dstate=None) -> dx, (dh0, dc0)``; `dstate` is (dh, dc), either of which may be
+            None.
 
         Raises
         ------
@@ -115,12 +117,13 @@ class LSTM(Layer):
         x = as_real("x", x, self.dtype)
         if x.ndim != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"x has shape {x.shape}, and (T, B, {self.input_size}) is needed")
-        T, B, I = x.shape
+        T, B, I = x.shape  # noqa: E741
         H = self.hidden_size
         h0, c0 = self._pair("state", state, B)
         beyond = _steps_beyond(lengths, T, B)
         if beyond is not None:
-            x = np.where(beyond[:, :, None], self.dtype.type(0), x)      # NaN * 0 would reach the weight gradients
+            # NaN * 0 would reach the weights' gradients.
+            x = np.where(beyond[:, :, None], self.dtype.type(0), x)
         p, normed = self.params, self.norm is not None
 
         # The input's share of every step at once.
@@ -131,9 +134,9 @@ class LSTM(Layer):
             a_x, stats_x = proj_x, None
             a_x += p["bias_ih"] + p["bias_hh"]
 
-        h, c = np.empty((2, T + 1, B, H), self.dtype)                    # h[t], c[t]: the state before step t
+        h, c = np.empty((2, T + 1, B, H), self.dtype)  # h[t], c[t]: the state before step t
         h[0], c[0] = h0, c0
-        gates = np.empty((T, B, 4 * H), self.dtype)                      # after the sigmoids and tanh
+        gates = np.empty((T, B, 4 * H), self.dtype)  # after the sigmoids and tanh
         tanh_c = np.empty((T, B, H), self.dtype)
         proj_h = np.empty((T, B, 4 * H), self.dtype) if normed else gates
         stats_h, stats_c = [], []
@@ -166,7 +169,7 @@ class LSTM(Layer):
                 np.copyto(h[t + 1], h[t], where=beyond[t, :, None])
                 np.copyto(c[t + 1], c[t], where=beyond[t, :, None])
 
-        y = h[1:].copy()                                                 # the caller may write into y
+        y = h[1:].copy()  # the caller may write into y
         if beyond is not None:
             y[beyond] = 0
 
@@ -174,7 +177,7 @@ class LSTM(Layer):
             dy = as_real("dy", dy, self.dtype)
             check_shape("dy", dy, (T, B, H))
             dh, dc = (d.copy() for d in self._pair("dstate", dstate, B))
-            da = np.empty((T, B, 4 * H), self.dtype)                     # the gradient at a_t
+            da = np.empty((T, B, 4 * H), self.dtype)  # the gradient at a_t
             dproj_h = np.empty((T, B, 4 * H), self.dtype) if normed else da
             slope, dcell = np.empty((B, 4 * H), self.dtype), np.empty((B, H), self.dtype)
             grads = self.grads
@@ -198,12 +201,14 @@ class LSTM(Layer):
                 if stay is not None:
                     dcell[stay] = 0
                 if normed:
-                    dcell[...], dgain, dbias = norms.layer_norm_backward(dcell, c[t + 1], stats_c[t], p["gain_c"])
+                    dcell[...], dgain, dbias = norms.layer_norm_backward(
+                        dcell, c[t + 1], stats_c[t], p["gain_c"]
+                    )
                     grads["gain_c"] += dgain
                     grads["bias_c"] += dbias
                 dcell += dc
 
-                # c = f * c_before + i * g, and the slopes of the sigmoids, s (1 - s), and of the tanh, 1 - g^2.
+                # c = f * c_before + i * g; the slope of a sigmoid s is s (1 - s), that of the tanh 1 - g^2.
                 np.multiply(dcell, g, out=d[:, :H])
                 np.multiply(dcell, c[t], out=d[:, H : 2 * H])
                 np.multiply(dcell, i, out=d[:, 2 * H : 3 * H])
@@ -216,7 +221,9 @@ class LSTM(Layer):
                     d[stay] = 0
 
                 if normed:
-                    dproj_h[t], dgain, dbias = norms.layer_norm_backward(d, proj_h[t], stats_h[t], p["gain_hh"])
+                    dproj_h[t], dgain, dbias = norms.layer_norm_backward(
+                        d, proj_h[t], stats_h[t], p["gain_hh"]
+                    )
                     grads["gain_hh"] += dgain
                     grads["bias_hh"] += dbias
                 np.matmul(dproj_h[t], p["weight_hh"], out=dh)
@@ -247,7 +254,11 @@ class LSTM(Layer):
             raise ValueError(f"{name} holds {len(pair)} arrays, and needs two, of h and of c")
         shape, arrays = (B, self.hidden_size), []
         for which, array in enumerate(pair):
-            array = np.zeros(shape, self.dtype) if array is None else as_real(f"{name}[{which}]", array, self.dtype)
+            array = (
+                np.zeros(shape, self.dtype)
+                if array is None
+                else as_real(f"{name}[{which}]", array, self.dtype)
+            )
             check_shape(f"{name}[{which}]", array, shape)
             arrays.append(array)
         return arrays
