@@ -1,0 +1,201 @@
+"""What is wrong with an argument, in one sentence; and the conversions that only unusual arguments need.
+
+`_norm.pyx` decides on the fast path and comes here for the rest, so nothing in this file is quick.
+"""
+
+import math
+import operator
+
+import numpy as np
+
+_KNOWN = "float32, float64, float16 or bfloat16, or integers or booleans (computed as float64)"
+
+
+def _is_known(dtype):
+    return dtype.kind == "f" and dtype.itemsize <= 8 or dtype.name == "bfloat16"
+
+
+def to_array(x, name):
+    """Any array-like as an ndarray of a known dtype; integers and booleans as float64."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, needs a plain one: pass its data, and where=~{name}.mask")
+    if not isinstance(x, np.ndarray):
+        if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
+            x = np.from_dlpack(x)
+        else:
+            x = np.asarray(x)
+    x = np.asarray(x)
+    if x.dtype.kind in "biu":
+        return x.astype(np.float64)
+    if not _is_known(x.dtype):
+        raise TypeError(f"{name} has dtype {x.dtype}, needs {_KNOWN}")
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
+def to_values(a, name, dtype):
+    """A parameter or a statistic as an aligned array of the compute dtype, whatever real dtype it has."""
+    a = np.asarray(a)
+    if not (a.dtype.kind in "biuf" or a.dtype.name == "bfloat16"):
+        raise TypeError(f"{name} has dtype {a.dtype}, needs real numbers")
+    return np.require(a.astype(dtype, copy=False), requirements="A")
+
+
+def to_gradient(dy, x, name="dy"):
+    """dy as an ndarray of x's dtype and shape."""
+    if not isinstance(dy, np.ndarray) and not hasattr(dy, "dtype"):
+        dy = np.asarray(dy, dtype=x.dtype)
+    dy = to_array(dy, name)
+    if dy.dtype != x.dtype:
+        raise TypeError(f"{name} has dtype {dy.dtype}, needs x's dtype {x.dtype}")
+    if dy.shape != x.shape:
+        raise ValueError(f"{name} has shape {dy.shape}, needs x's shape {x.shape}")
+    return dy
+
+
+def to_stats(a, name, shape, dtype):
+    """Saved statistics as a C-ordered array of the compute dtype, of exactly this shape."""
+    a = to_values(a, name, dtype)
+    if a.shape != shape:
+        raise ValueError(f"{name} has shape {a.shape}, needs {shape}")
+    return np.ascontiguousarray(a)
+
+
+def to_mask(where, shape):
+    """`where` as a boolean view of x's shape."""
+    where = np.asarray(where)
+    if where.dtype != np.bool_:
+        raise TypeError(f"where has dtype {where.dtype}, needs bool")
+    try:
+        return np.broadcast_to(where, shape)
+    except ValueError:
+        raise ValueError(
+            f"where has shape {where.shape}, needs one that broadcasts to x's {shape}"
+        ) from None
+
+
+def no_empty_slice(mask, axes):
+    """Raise for the first slice over `axes` that the mask leaves empty."""
+    some = mask.any(axis=axes, keepdims=True)
+    if some.size and not some.all():
+        first = np.argwhere(~some)[0]
+        index = ", ".join(":" if d in axes else str(i) for d, i in enumerate(first))
+        raise ValueError(f"where selects no element of the slice x[{index}], needs at least one in every slice")
+
+
+def empty_axis(shape, axes):
+    """Raise for a normalized axis of length 0."""
+    raise ValueError(
+        f"x has shape {shape}, which has no element along the normalized axes {tuple(axes)}; needs at least one"
+    )
+
+
+def bad_broadcast(got, name, shape):
+    raise ValueError(
+        f"{name} has shape {got}, needs one that broadcasts against x's {shape} without enlarging it"
+    )
+
+
+def bad_param(got, name, shape, wanted):
+    raise ValueError(f"{name} has shape {got}, needs {wanted} for x of shape {shape}")
+
+
+def _bounds(a):
+    return np.lib.array_utils.byte_bounds(a)
+
+
+def _overlap(a, b):
+    if not a.size or not b.size or not np.may_share_memory(a, b):
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=10_000)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _same_view(a, b):
+    return a.ctypes.data == b.ctypes.data and a.shape == b.shape and a.strides == b.strides
+
+
+def _overlaps_itself(a):
+    """Whether two elements may share memory. Strides that nest, each past all the inner ones, never do."""
+    reach = a.itemsize
+    for stride, length in sorted((abs(s), n) for s, n in zip(a.strides, a.shape, strict=True) if n > 1):
+        if stride < reach:
+            return True
+        reach = stride * (length - 1) + reach
+    return False
+
+
+def check_out(out, x, others):
+    """Raise unless `out` can take the result: x's shape and dtype, writeable, apart from every input but x itself."""
+    if type(out) is not np.ndarray:
+        raise TypeError(f"out is {type(out).__name__}, needs a numpy.ndarray")
+    if out.shape != x.shape:
+        raise ValueError(f"out has shape {out.shape}, needs x's shape {x.shape}")
+    if out.dtype != x.dtype or not out.dtype.isnative:
+        raise TypeError(f"out has dtype {out.dtype}, needs the result's dtype {x.dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out is read-only, needs a writeable array")
+    if out.size and _overlaps_itself(out):
+        raise ValueError(f"out overlaps itself (strides {out.strides}), needs an array of distinct elements")
+    if not _same_view(out, x) and _overlap(out, x):
+        raise ValueError("out overlaps x without being x, needs x itself or memory of its own")
+    for name, other in others:
+        if other is not None and _overlap(out, other):
+            raise ValueError(f"out overlaps {name}, needs memory of its own")
+
+
+def to_eps(eps):
+    """A non-negative number."""
+    try:
+        value = float(eps)
+    except (TypeError, ValueError):
+        raise TypeError(f"eps is {eps!r}, needs a real number") from None
+    if not value >= 0:
+        raise ValueError(f"eps is {eps!r}, needs a number that is not negative and not NaN")
+    return value
+
+
+def to_real(value, name):
+    """A real number; infinity and NaN raise."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}, needs a real number") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {value!r}, needs a finite number")
+    return number
+
+
+def to_int(value, name):
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, needs an int") from None
+
+
+def to_running(a, name, x, channels):
+    """A running statistic, to be updated in place: an ndarray of x's dtype or float32 (float64 for float64)."""
+    allowed = (x.dtype,) if x.dtype == np.float64 else (x.dtype, np.dtype(np.float32))
+    if not isinstance(a, np.ndarray):
+        raise TypeError(f"{name} is {type(a).__name__}, needs a numpy.ndarray to update in place")
+    if a.dtype not in allowed or not a.dtype.isnative:
+        raise TypeError(f"{name} has dtype {a.dtype}, needs {' or '.join(map(str, allowed))}")
+    if a.shape != (channels,):
+        raise ValueError(f"{name} has shape {a.shape}, needs ({channels},), one value per channel")
+    return a
+
+
+def to_running_update(a, name, x, channels):
+    """The same, and to be written."""
+    a = to_running(a, name, x, channels)
+    if not a.flags.writeable:
+        raise ValueError(f"{name} is read-only, needs a writeable array to update in place")
+    if _overlaps_itself(a):
+        raise ValueError(f"{name} overlaps itself (strides {a.strides}), needs distinct elements")
+    return a
+
+
+def overlap(a, b):
+    """Whether two arrays share an element's memory; if that is too hard to tell, yes."""
+    return _overlap(a, b)

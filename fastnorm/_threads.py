@@ -1,0 +1,142 @@
+"""How many threads the kernels may use: a setting of the process, and one of the thread and context that ask."""
+
+import contextlib
+import contextvars
+import os
+from pathlib import Path
+
+from . import _checks as checks
+
+_scoped = contextvars.ContextVar("fastnorm_num_threads", default=None)
+
+
+def _positive(value, name):
+    n = checks.to_int(value, name)
+    if isinstance(value, bool) or n < 1:
+        raise ValueError(f"{name} is {value!r}, needs an int of 1 or more")
+    return n
+
+
+def _from_environment(name):
+    text = os.environ.get(name, "").split(",")[0].strip()
+    return int(text) if text.isdecimal() and int(text) > 0 else None
+
+
+def cgroup_quota(root="/"):
+    """The processors that the cgroup's quota allows, as a float, or None; `root` stands for / in tests."""
+    root = Path(root)
+    paths = {}
+    try:
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            paths[controllers] = path.lstrip("/")
+    except (OSError, ValueError):
+        return None
+    quotas = []
+
+    def read(directory, names, parse):
+        # a quota of any ancestor holds as well; inside a container the path may not be visible, so try the root too
+        while True:
+            with contextlib.suppress(OSError, ValueError):
+                value = parse(*((directory / name).read_text().split() for name in names))
+                if value:
+                    quotas.append(value)
+            if directory == top:
+                return
+            directory = directory.parent
+
+    if "" in paths:  # version 2
+        top = root / "sys/fs/cgroup"
+        read(top / paths[""], ["cpu.max"], lambda m: None if m[0] == "max" else int(m[0]) / int(m[1]))
+    for controllers, path in paths.items():
+        if "cpu" in controllers.split(","):  # version 1
+            top = root / "sys/fs/cgroup" / controllers
+            if not top.exists():
+                top = root / "sys/fs/cgroup/cpu"
+            read(
+                top / path,
+                ["cpu.cfs_quota_us", "cpu.cfs_period_us"],
+                lambda q, p: None if int(q[0]) <= 0 else int(q[0]) / int(p[0]),
+            )
+    return min(quotas, default=None)
+
+
+def default_threads():
+    """(number, why): the environment's, else the processors that affinity and cgroup leave to this process."""
+    for name in ("FASTNORM_NUM_THREADS", "OMP_NUM_THREADS"):
+        n = _from_environment(name)
+        if n:
+            return n, f"{name} is set"
+    if hasattr(os, "sched_getaffinity"):
+        n, why = len(os.sched_getaffinity(0)), "processors of this process's affinity"
+    else:
+        n, why = os.cpu_count() or 1, "processors of this machine"
+    quota = cgroup_quota()
+    if quota is not None and quota < n:
+        n, why = max(1, int(quota)), f"cgroup quota of {quota:g} processors"
+    return n, why
+
+
+_default, _why = default_threads()
+_process = None
+
+
+def get_num_threads():
+    """How many threads a kernel called here may use.
+
+    Examples
+    --------
+    >>> import fastnorm
+    >>> with fastnorm.num_threads(1):
+    ...     fastnorm.get_num_threads()
+    1
+    """
+    return _scoped.get() or _process or _default
+
+
+def set_num_threads(n):
+    """Set the number of threads for the whole process.
+
+    Parameters
+    ----------
+    n : int or None
+        None goes back to the default: FASTNORM_NUM_THREADS, else OMP_NUM_THREADS, else the processors that affinity
+        and the cgroup quota leave to this process.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If n is not an int of 1 or more.
+
+    Examples
+    --------
+    >>> import fastnorm
+    >>> fastnorm.set_num_threads(None)
+    """
+    global _process
+    _process = None if n is None else _positive(n, "n")
+
+
+@contextlib.contextmanager
+def num_threads(n):
+    """Use n threads in this ``with`` block, in this thread and context only.
+
+    Examples
+    --------
+    >>> import fastnorm
+    >>> with fastnorm.num_threads(2):
+    ...     fastnorm.get_num_threads()
+    2
+    """
+    token = _scoped.set(_positive(n, "n"))
+    try:
+        yield
+    finally:
+        _scoped.reset(token)
+
+
+def why_num_threads():
+    """One phrase that says where the number comes from."""
+    if _scoped.get():
+        return "num_threads() in this context"
+    return "set_num_threads()" if _process else _why

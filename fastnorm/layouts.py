@@ -1,0 +1,88 @@
+"""Which axes each layout reduces, and along which ones its parameters lie.
+
+Shapes: N batch, C channels, G groups, S spatial axes (any number, anywhere). Every function is cached and returns
+what the kernels need to know of a layout; the arrays come later.
+"""
+
+from functools import lru_cache
+
+from . import _checks as checks
+from ._norm import Layout
+
+
+def _axis(axis, ndim, name="axis"):
+    index = checks.to_int(axis, name)
+    if not -ndim <= index < ndim:
+        raise ValueError(f"{name} is {axis}, needs -{ndim} to {ndim - 1} for x with {ndim} dimensions")
+    return index % ndim
+
+
+def _axes(axis, ndim):
+    """An int or a tuple of ints as distinct non-negative axes, in the given order."""
+    if not isinstance(axis, tuple):
+        axis = (axis,)
+    if not axis:
+        raise ValueError("axis is an empty tuple, needs at least one axis")
+    if ndim == 0:
+        raise ValueError(f"axis is {axis}, but x has no dimensions, needs at least one")
+    axes = tuple(_axis(a, ndim) for a in axis)
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"axis is {axis}, which repeats an axis of x with {ndim} dimensions; needs distinct ones")
+    return axes
+
+
+def _channel(channel_axis, ndim, least, name):
+    if ndim < least:
+        raise ValueError(f"x has {ndim} dimensions, {name} needs {least} or more")
+    axis = _axis(channel_axis, ndim, "channel_axis")
+    if axis == 0:
+        raise ValueError(f"channel_axis is {channel_axis}, which is the batch axis 0; needs another axis")
+    return axis
+
+
+@lru_cache(maxsize=1024)
+def over_axes(ndim, axis):
+    """Statistics over `axis`; parameters broadcast against x."""
+    return Layout(ndim, _axes(axis, ndim))
+
+
+@lru_cache(maxsize=1024)
+def over_all(ndim):
+    """Statistics over everything."""
+    return Layout(ndim, range(ndim))
+
+
+@lru_cache(maxsize=1024)
+def layer(ndim, axis):
+    """Layer and RMS norm: statistics over `axis`, parameters along these same axes in their order."""
+    axes = _axes(axis, ndim)
+    return Layout(ndim, axes, axes)
+
+
+@lru_cache(maxsize=1024)
+def weight(ndim, axis):
+    """Weight norm: one norm for each index of `axis`, over all other axes; g along `axis`."""
+    axes = _axes(axis, ndim)
+    return Layout(ndim, (a for a in range(ndim) if a not in axes), axes)
+
+
+@lru_cache(maxsize=1024)
+def batch(ndim, channel_axis):
+    """Batch norm: statistics over N and S, one per channel; parameters and statistics (C,)."""
+    channel = _channel(channel_axis, ndim, 2, "batch_norm")
+    return Layout(ndim, (a for a in range(ndim) if a != channel), (channel,), keepdims=False)
+
+
+@lru_cache(maxsize=1024)
+def instance(ndim, channel_axis):
+    """Instance norm: statistics over S, one per sample and channel; statistics (N, C), parameters (C,)."""
+    channel = _channel(channel_axis, ndim, 3, "instance_norm")
+    return Layout(ndim, (a for a in range(1, ndim) if a != channel), (channel,), keepdims=False)
+
+
+@lru_cache(maxsize=1024)
+def group(ndim, channel_axis, num_groups):
+    """Group norm: channels split into (G, C / G); statistics over C / G and S: (N, G); parameters (C,)."""
+    channel = _channel(channel_axis, ndim, 2, "group_norm")
+    reduced = (a for a in range(1, ndim + 1) if a != channel)  # `channel` is G now, `channel` + 1 is C / G
+    return Layout(ndim, reduced, (channel,), keepdims=False, split_axis=channel, groups=num_groups)

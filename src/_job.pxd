@@ -1,0 +1,58 @@
+"""The C side as Cython sees it: norm.h, plan.h, job.h, cpu.h, parallel.h."""
+
+cdef extern from "norm.h" nogil:
+    enum: FN_F32, FN_F64, FN_F16, FN_BF16, FN_NDTYPES
+    ctypedef struct fn_verbs:
+        const char *name
+        size_t size
+        size_t compute_size
+        double (*load1)(const void *p) noexcept
+        void (*store1)(void *p, double value) noexcept
+    ctypedef struct fn_tier:
+        const char *name
+        const fn_verbs *verbs[4]
+
+cdef extern from "cpu.h" nogil:
+    int fn_cpu_tiers(const fn_tier **tiers, int most) noexcept
+
+cdef extern from "plan.h" nogil:
+    enum: FN_X, FN_Y, FN_DY, FN_MASK, FN_WEIGHT, FN_BIAS, FN_STAT, FN_DWEIGHT, FN_DBIAS, FN_NOPERANDS, FN_MAXDIM
+    ctypedef struct fn_axis:
+        Py_ssize_t len
+        int reduced
+        Py_ssize_t stride[9]
+    ctypedef struct fn_plan:
+        Py_ssize_t offset[9]
+        int cols
+        fn_axis inner, fold
+        Py_ssize_t n
+        int nkept, nreduced
+        fn_axis kept[65]
+        fn_axis reduced[65]
+        Py_ssize_t regions, rows, count
+    void fn_plan_make(fn_plan *plan, int ndim, const fn_axis *axes, Py_ssize_t size) noexcept
+
+cdef extern from "job.h" nogil:
+    enum: FN_OK, FN_NO_MEMORY
+    ctypedef struct fn_job:
+        const fn_verbs *verbs
+        fn_plan plan
+        char *data[9]
+        int threads
+        int centre, scale, given
+        double eps
+        void *mean
+        void *rstd
+        double *mean64
+        double *var64
+        double *count64
+        void *dweight
+        void *dbias
+        Py_ssize_t ndweight, ndbias
+    int fn_forward(fn_job *job) noexcept
+    int fn_backward(fn_job *job) noexcept
+
+cdef extern from "parallel.h" nogil:
+    ctypedef void fn_task(void *context, Py_ssize_t task, int worker) noexcept
+    ctypedef void fn_runner(int workers, Py_ssize_t tasks, fn_task *run, void *context) noexcept
+    fn_runner *fn_parallel_runner

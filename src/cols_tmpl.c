@@ -1,0 +1,153 @@
+/* The COLS verbs: every column of a tile reduces to one number. Written once in T; norm.c includes this file once per
+ * dtype. A column adds its rows in order, so neither lanes nor tiers can change a bit; several rows are taken per
+ * sweep only to spare the accumulators' loads and stores. */
+
+enum { FN(SWEEP) = 8 }; /* rows taken per sweep */
+
+/* Columns of one sweep. `rows` (SWEEP or 1), `squares` and a NULL mask are constants wherever this is inlined.
+ *     for r, j: d = x[r][j] - c[j]; s[j] += d; if squares: q[j] += d * d */
+INLINE void FN(sweep_moments)(fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, ptrdiff_t n, const A *c, A *s, A *q,
+                              int squares) {
+    VECTOR_LOOP(n, {
+        vec centre = FN(fetch_a)(c, at, k), t = FN(fetch_a)(s, at, k), w = {0};
+        if (squares) w = FN(fetch_a)(q, at, k);
+        UNROLL for (int i = 0; i < rows; i++) {
+            vec d = FN(fetch)(x.base + (r0 + i) * x.step, at, k, 0) - centre;
+            d = FN(zero_outside)(FN(mask_row)(mask, r0 + i), at, k, d);
+            t += d;
+            if (squares) w += d * d;
+        }
+        FN(put_a)(s, at, k, t);
+        if (squares) FN(put_a)(q, at, k, w);
+    });
+}
+
+INLINE void FN(sweep_all_moments)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s, A *q,
+                                  int squares) {
+    const fn_tile none = {0};
+    ptrdiff_t r = 0;
+    if (!mask.base)
+        for (; r + FN(SWEEP) <= rows; r += FN(SWEEP)) FN(sweep_moments)(x, none, r, FN(SWEEP), n, c, s, q, squares);
+    for (; r < rows; r++) {
+        if (mask.base)
+            FN(sweep_moments)(x, mask, r, 1, n, c, s, q, squares);
+        else
+            FN(sweep_moments)(x, none, r, 1, n, c, s, q, squares);
+    }
+}
+
+/* count and first element of each column, through the mask */
+static void FN(first_inside)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, A *c, double *count) {
+    for (ptrdiff_t j = 0; j < n; j++) {
+        count[j] = 0;
+        c[j] = 0;
+    }
+    for (ptrdiff_t r = rows - 1; r >= 0; r--) {
+        const uint8_t *m = FN(mask_row)(mask, r);
+        for (ptrdiff_t j = 0; j < n; j++)
+            if (m[j]) {
+                count[j] += 1;
+                c[j] = LOAD1(x.base + r * x.step + j * (ptrdiff_t)sizeof(T));
+            }
+    }
+}
+
+static void FN(moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
+                             fn_moments out) {
+    A *c = work, *m = c + n, *s = m + n, *q = s + n;
+    memset(m, 0, 3 * (size_t)n * sizeof(A));
+    if (mask.base) {
+        FN(first_inside)(x, mask, rows, n, c, out.count);
+    } else {
+        for (ptrdiff_t j = 0; j < n; j++) out.count[j] = (double)rows;
+        VECTOR_LOOP(n, FN(put_a)(c, at, k, FN(fetch)(x.base, at, k, 0)););
+    }
+    if (centre) {
+        FN(sweep_all_moments)(x, mask, rows, n, c, s, q, 0);
+        for (ptrdiff_t j = 0; j < n; j++) {
+            A count = (A)out.count[j];
+            m[j] = c[j] + s[j] / (count > 0 ? count : 1);
+            s[j] = 0;
+        }
+    }
+    FN(sweep_all_moments)(x, mask, rows, n, m, s, q, 1);
+    for (ptrdiff_t j = 0; j < n; j++) {
+        double count = out.count[j] > 0 ? out.count[j] : 1, sum = centre ? (double)s[j] : 0, rest = sum / count;
+        double mean = (double)m[j] + rest, squares = (double)q[j] - sum * rest;
+        out.mean[j] = mean;
+        out.comp[j] = rest - (mean - (double)m[j]);
+        out.m2[j] = squares < 0 ? 0 : squares;
+    }
+}
+
+/* One sweep of the backward's sums. `rows`, `has_x`, `along`, `weight_along` and a NULL mask are constants wherever
+ * this is inlined. */
+INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_dots *p,
+                           int has_x, int along, int weight_along, A *sg, A *sgx, A *sx) {
+    VECTOR_LOOP(n, {
+        vec tg = FN(fetch_a)(sg, at, k), tgx = {0}, tx = {0}, mean = {0}, rstd = {0}, shift = {0};
+        if (has_x) tgx = FN(fetch_a)(sgx, at, k);
+        if (has_x && along) {
+            tx = FN(fetch_a)(sx, at, k);
+            mean = FN(fetch_a)(FN(param_row)(p->mean, r0), at, k);
+            rstd = FN(fetch_a)(FN(param_row)(p->rstd, r0), at, k);
+            if (p->shift.a) shift = FN(fetch_a)(FN(param_row)(p->shift, r0), at, k);
+        }
+        UNROLL for (int i = 0; i < rows; i++) {
+            const ptrdiff_t r = r0 + i;
+            const uint8_t *m = FN(mask_row)(mask, r);
+            vec g = FN(fetch)(dy.base + r * dy.step, at, k, 0);
+            g = g * (weight_along ? FN(fetch_a)(FN(param_row)(p->weight, r), at, k)
+                                  : FN(param_splat)(p->weight, r, 1));
+            g = FN(zero_outside)(m, at, k, g);
+            tg += g;
+            if (has_x) {
+                if (!along) {
+                    mean = FN(param_splat)(p->mean, r, 0);
+                    rstd = FN(param_splat)(p->rstd, r, 1);
+                    shift = FN(param_splat)(p->shift, r, 0);
+                }
+                vec xhat = (FN(fetch)(x.base + r * x.step, at, k, 0) - mean) * rstd;
+                xhat = FN(zero_outside)(m, at, k, xhat);
+                tgx += g * (xhat - shift);
+                if (along) tx += xhat;
+            }
+        }
+        FN(put_a)(sg, at, k, tg);
+        if (has_x) FN(put_a)(sgx, at, k, tgx);
+        if (has_x && along) FN(put_a)(sx, at, k, tx);
+    });
+}
+
+/* along: the statistics vary by column, and are then the same for every row of the tile (their step is 0) */
+static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, void *work,
+                          fn_sums out) {
+    enum { STEP = FN(SWEEP) / 2 };
+    const fn_tile none = {0};
+    const int has_x = x.base != NULL, along = has_x && p->mean.a && p->mean.along;
+    const int weighted = p->weight.a != NULL, weight_along = weighted && p->weight.along;
+    A *sg = work, *sgx = sg + n, *sx = sgx + n;
+    memset(work, 0, 3 * (size_t)n * sizeof(A));
+    ptrdiff_t r = 0;
+    if (!mask.base && !weight_along && has_x) {
+        if (along)
+            for (; r + STEP <= rows; r += STEP)
+                FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, 1, 0, sg, sgx, sx);
+        else
+            for (; r + STEP <= rows; r += STEP)
+                FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, 0, 0, sg, sgx, sx);
+    }
+    for (; r < rows; r++) {
+        if (!has_x)
+            FN(sweep_dots)(dy, x, mask, r, 1, n, p, 0, 0, weight_along, sg, sgx, sx);
+        else if (along)
+            FN(sweep_dots)(dy, x, mask, r, 1, n, p, 1, 1, weight_along, sg, sgx, sx);
+        else
+            FN(sweep_dots)(dy, x, mask, r, 1, n, p, 1, 0, weight_along, sg, sgx, sx);
+    }
+    for (ptrdiff_t j = 0; j < n; j++) out.g[j] += (double)sg[j];
+    if (has_x)
+        for (ptrdiff_t j = 0; j < n; j++) out.gx[j] += (double)sgx[j];
+    if (along)
+        for (ptrdiff_t j = 0; j < n; j++) out.x[j] += (double)sx[j];
+}

@@ -1,0 +1,341 @@
+/* The forward driver: moments block by block, merged in a fixed order; finalize; apply. Where a unit stays in cache its
+ * statistics and its result are taken in one task, else all chunks of all units go through the one and then the other. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "job.h"
+#include "parallel.h"
+
+enum {
+    STACK_BYTES = 8192,
+    LOCAL_BYTES = 4 << 20, /* a unit larger than this is not in cache any more when its statistics are known */
+};
+
+/* Below eps * 2^-40 a variance changes no bit of var + eps, so squares that underflow need no rescue then. */
+#define NEGLIGIBLE_EPS 0x1p-60
+#define LEAST_VARIANCE 0x1p-100
+
+typedef struct {
+    void *mean, *comp, *rstd, *prescale; /* in A, one per slot */
+    int prescaled;
+} slot_stats;
+
+/* What one worker, or with two phases one unit, keeps. */
+typedef struct {
+    fn_moments chunk; /* chunks * slots, merged into the first */
+    slot_stats stats;
+} unit_state;
+
+typedef struct {
+    fn_moments block, slice;
+    void *work, *weight, *bias, *x_tile, *y_tile, *mask_tile;
+} worker_state;
+
+typedef struct {
+    fn_job *job;
+    fn_cut cut;
+    int local;
+    unit_state *units;
+    worker_state *workers;
+} forward;
+
+/* ---- scratch ---------------------------------------------------------------------------------------------------- */
+
+static fn_moments take_moments(fn_space *space, ptrdiff_t n) {
+    size_t bytes = (size_t)n * sizeof(double);
+    fn_moments m;
+    m.count = fn_take(space, bytes);
+    m.mean = fn_take(space, bytes);
+    m.comp = fn_take(space, bytes);
+    m.m2 = fn_take(space, bytes);
+    return m;
+}
+
+static void layout(forward *f, int workers, fn_space *space) {
+    const fn_job *job = f->job;
+    const fn_cut *cut = &f->cut;
+    const ptrdiff_t states = f->local ? workers : cut->units;
+    const size_t slots = (size_t)(cut->slots * (ptrdiff_t)job->verbs->compute_size);
+    f->units = fn_take(space, (size_t)states * sizeof *f->units);
+    f->workers = fn_take(space, (size_t)workers * sizeof *f->workers);
+    for (ptrdiff_t i = 0; i < states; i++) {
+        unit_state u = {0};
+        if (!job->given) u.chunk = take_moments(space, cut->many_rows ? cut->slots : cut->chunks * cut->slots);
+        u.stats.mean = fn_take(space, slots);
+        u.stats.comp = fn_take(space, slots);
+        u.stats.rstd = fn_take(space, slots);
+        u.stats.prescale = fn_take(space, slots);
+        if (space->base) f->units[i] = u;
+    }
+    for (int i = 0; i < workers; i++) {
+        worker_state w = {0};
+        if (!job->given && !cut->many_rows) {
+            w.block = take_moments(space, cut->slots);
+            if (job->plan.fold.len > 1) w.slice = take_moments(space, cut->slots);
+            if (job->plan.cols) w.work = fn_take(space, 4 * slots);
+        }
+        if (job->plan.fold.len > 1) {
+            w.weight = fn_take(space, slots);
+            w.bias = fn_take(space, slots);
+        }
+        w.x_tile = fn_take(space, fn_tile_bytes(job, cut, FN_X));
+        w.y_tile = fn_take(space, fn_tile_bytes(job, cut, FN_Y));
+        w.mask_tile = fn_take(space, fn_tile_bytes(job, cut, FN_MASK));
+        if (space->base) f->workers[i] = w;
+    }
+}
+
+/* ---- statistics ------------------------------------------------------------------------------------------------- */
+
+static void use_slice(const fn_job *job, slot_stats *stats, ptrdiff_t n, ptrdiff_t i, const fn_slice *s) {
+    if (s->prescale != 1 && !stats->prescaled) {
+        for (ptrdiff_t j = 0; j < n; j++) fn_set(job, stats->prescale, j, 1);
+        stats->prescaled = 1;
+    }
+    if (stats->prescaled) fn_set(job, stats->prescale, i, s->prescale);
+    const double mean = s->mean * s->prescale;
+    fn_set(job, stats->mean, i, mean);
+    const double hi = fn_get(job, stats->mean, i), lo = (mean - hi) + s->comp * s->prescale;
+    fn_set(job, stats->comp, i, lo - lo == 0 ? lo : 0); /* an infinite mean has no remainder */
+    fn_set(job, stats->rstd, i, s->scaled_rstd);
+}
+
+/* Moments of n slices, i at offset + i * axis, to what apply needs and to the caller's arrays. */
+static void settle(const fn_job *job, const fn_axis *axis, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t n,
+                   fn_moments m, slot_stats *stats) {
+    const int exact = (job->scale || job->var64) && !(job->eps >= NEGLIGIBLE_EPS);
+    const double least = exact ? LEAST_VARIANCE : -1;
+    const ptrdiff_t at = offset[FN_STAT], step = axis->stride[FN_STAT];
+    stats->prescaled = 0;
+    int beyond = job->verbs->finalize(n, m, job->eps, least, job->scale, stats->mean, stats->comp, stats->rstd);
+    if (job->mean64)
+        for (ptrdiff_t i = 0; i < n; i++) {
+            job->mean64[at + i * step] = m.mean[i] + m.comp[i];
+            job->var64[at + i * step] = m.m2[i] / m.count[i];
+        }
+    if (job->count64)
+        for (ptrdiff_t i = 0; i < n; i++) job->count64[at + i * step] = m.count[i];
+    if (job->mean)
+        for (ptrdiff_t i = 0; i < n; i++) fn_set(job, job->mean, at + i * step, m.mean[i] + m.comp[i]);
+    if (job->rstd)
+        for (ptrdiff_t i = 0; i < n; i++) fn_set(job, job->rstd, at + i * step, fn_get(job, stats->rstd, i));
+    for (ptrdiff_t i = 0; beyond && i < n; i++) {
+        fn_moments one = fn_moments_at(m, i);
+        char unused[3][sizeof(double)];
+        if (!job->verbs->finalize(1, one, job->eps, least, job->scale, unused[0], unused[1], unused[2])) continue;
+        ptrdiff_t first[FN_NOPERANDS];
+        for (int o = 0; o < FN_NOPERANDS; o++) first[o] = offset[o] + i * axis->stride[o];
+        fn_slice s = fn_rescue(job, first);
+        use_slice(job, stats, n, i, &s);
+        if (job->mean64) job->mean64[at + i * step] = s.mean;
+        if (job->var64) job->var64[at + i * step] = s.var;
+        if (job->mean) fn_set(job, job->mean, at + i * step, s.mean);
+        if (job->rstd) fn_set(job, job->rstd, at + i * step, s.rstd);
+    }
+}
+
+static void load_given(const fn_job *job, const fn_axis *axis, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t n,
+                       slot_stats *stats) {
+    stats->prescaled = 0;
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const ptrdiff_t at = offset[FN_STAT] + i * axis->stride[FN_STAT];
+        fn_set(job, stats->mean, i, job->mean ? fn_get(job, job->mean, at) : 0);
+        fn_set(job, stats->comp, i, 0);
+        fn_set(job, stats->rstd, i, job->rstd ? fn_get(job, job->rstd, at) : 1);
+    }
+}
+
+/* ---- verbs on blocks -------------------------------------------------------------------------------------------- */
+
+static void apply_block(const forward *f, const fn_block *b, const slot_stats *stats, ptrdiff_t stat_step, int along,
+                        worker_state *w) {
+    const fn_job *job = f->job;
+    const fn_param absent = {0};
+    const fn_affine p = {
+        .mean = {stats->mean, stat_step, along},
+        .comp = {stats->comp, stat_step, along},
+        .rstd = {stats->rstd, stat_step, along},
+        .prescale = stats->prescaled ? (fn_param){stats->prescale, stat_step, along} : absent,
+        .weight = fn_param_at(job, &f->cut, FN_WEIGHT, b->offset, b->width, w->weight),
+        .bias = fn_param_at(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),
+    };
+    fn_tile x = fn_tile_in(job, &f->cut, FN_X, b->offset, b->rows, b->width, w->x_tile);
+    fn_tile y = fn_tile_out(job, &f->cut, b->offset, b->width, w->y_tile);
+    job->verbs->apply(x, y, b->rows, b->width, &p);
+    fn_tile_flush(job, &f->cut, y, b->offset, b->rows, b->width);
+}
+
+/* many short rows: each block's slices are its own */
+static void many_rows(void *context, ptrdiff_t chunk, int worker) {
+    forward *f = context;
+    const fn_job *job = f->job;
+    const fn_cut *cut = &f->cut;
+    const fn_axis *axis = fn_row_axis(job, cut);
+    worker_state *w = &f->workers[worker];
+    unit_state *u = &f->units[worker];
+    const fn_unit whole = fn_cut_unit(job, cut, 0);
+    ptrdiff_t last = (chunk + 1) * cut->chunk_blocks;
+    if (last > cut->blocks) last = cut->blocks;
+    for (ptrdiff_t i = chunk * cut->chunk_blocks; i < last; i++) {
+        fn_block b = fn_cut_block(job, cut, &whole, i);
+        if (job->given) {
+            load_given(job, axis, b.offset, b.rows, &u->stats);
+        } else {
+            fn_tile x = fn_tile_in(job, cut, FN_X, b.offset, b.rows, b.width, w->x_tile);
+            fn_tile mask = fn_tile_in(job, cut, FN_MASK, b.offset, b.rows, b.width, w->mask_tile);
+            job->verbs->moments_rows(x, mask, b.rows, x.step, mask.step, 1, b.width, job->centre, u->chunk);
+            settle(job, axis, b.offset, b.rows, u->chunk, &u->stats);
+        }
+        if (job->data[FN_Y]) apply_block(f, &b, &u->stats, 1, 0, w);
+    }
+}
+
+static unit_state *state_of(const forward *f, ptrdiff_t unit, int worker) {
+    return &f->units[f->local ? worker : unit];
+}
+
+static void moments_of_chunk(const forward *f, const fn_unit *unit, ptrdiff_t chunk, unit_state *u, worker_state *w) {
+    const fn_job *job = f->job;
+    const fn_cut *cut = &f->cut;
+    const fn_moments into = fn_moments_at(u->chunk, chunk * cut->slots);
+    const ptrdiff_t slots = job->plan.cols ? unit->width : 1, first = chunk * cut->chunk_blocks;
+    for (ptrdiff_t i = first; i < first + cut->chunk_blocks && i < cut->blocks; i++) {
+        const fn_block b = fn_cut_block(job, cut, unit, i);
+        const fn_moments out = i == first ? into : w->block;
+        fn_tile x = fn_tile_in(job, cut, FN_X, b.offset, b.rows, b.width, w->x_tile);
+        fn_tile mask = fn_tile_in(job, cut, FN_MASK, b.offset, b.rows, b.width, w->mask_tile);
+        if (job->plan.cols)
+            job->verbs->moments_cols(x, mask, b.rows, b.width, job->centre, w->work, out);
+        else
+            job->verbs->moments_rows(x, mask, 1, 0, 0, b.rows, b.width, job->centre, out);
+        if (i > first) job->verbs->merge(slots, into, out);
+    }
+}
+
+static void pick(ptrdiff_t n, fn_moments to, fn_moments from, ptrdiff_t step) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        to.count[i] = from.count[i * step];
+        to.mean[i] = from.mean[i * step];
+        to.comp[i] = from.comp[i * step];
+        to.m2[i] = from.m2[i * step];
+    }
+}
+
+/* one value per slice to one per column, in place */
+static void spread(const fn_job *job, void *a, ptrdiff_t slices, ptrdiff_t fold) {
+    for (ptrdiff_t s = slices - 1; s >= 0; s--) {
+        const double value = fn_get(job, a, s);
+        for (ptrdiff_t i = fold - 1; i >= 0; i--) fn_set(job, a, s * fold + i, value);
+    }
+}
+
+static void settle_unit(const forward *f, const fn_unit *unit, unit_state *u, worker_state *w) {
+    const fn_job *job = f->job;
+    const fn_cut *cut = &f->cut;
+    const fn_plan *plan = &job->plan;
+    const ptrdiff_t slots = plan->cols ? unit->width : 1, fold = plan->fold.len;
+    if (job->given) {
+        load_given(job, &plan->inner, unit->offset, unit->slices, &u->stats);
+    } else {
+        for (ptrdiff_t c = 1; c < cut->chunks; c++)
+            job->verbs->merge(slots, u->chunk, fn_moments_at(u->chunk, c * cut->slots));
+        fn_moments slices = u->chunk;
+        if (fold > 1) {
+            slices = w->slice;
+            pick(unit->slices, slices, u->chunk, fold);
+            for (ptrdiff_t i = 1; i < fold; i++) {
+                pick(unit->slices, w->block, fn_moments_at(u->chunk, i), fold);
+                job->verbs->merge(unit->slices, slices, w->block);
+            }
+        }
+        settle(job, &plan->inner, unit->offset, unit->slices, slices, &u->stats);
+    }
+    if (fold > 1) {
+        spread(job, u->stats.mean, unit->slices, fold);
+        spread(job, u->stats.comp, unit->slices, fold);
+        spread(job, u->stats.rstd, unit->slices, fold);
+        if (u->stats.prescaled) spread(job, u->stats.prescale, unit->slices, fold);
+    }
+}
+
+static void apply_chunk(const forward *f, const fn_unit *unit, ptrdiff_t chunk, const unit_state *u, worker_state *w) {
+    const fn_cut *cut = &f->cut;
+    const ptrdiff_t first = chunk * cut->chunk_blocks;
+    for (ptrdiff_t i = first; i < first + cut->chunk_blocks && i < cut->blocks; i++) {
+        const fn_block b = fn_cut_block(f->job, cut, unit, i);
+        apply_block(f, &b, &u->stats, 0, f->job->plan.cols, w);
+    }
+}
+
+/* ---- tasks ------------------------------------------------------------------------------------------------------ */
+
+static void whole_unit(void *context, ptrdiff_t index, int worker) {
+    forward *f = context;
+    worker_state *w = &f->workers[worker];
+    unit_state *u = state_of(f, index, worker);
+    const fn_unit unit = fn_cut_unit(f->job, &f->cut, index);
+    if (!f->job->given)
+        for (ptrdiff_t c = 0; c < f->cut.chunks; c++) moments_of_chunk(f, &unit, c, u, w);
+    settle_unit(f, &unit, u, w);
+    if (f->job->data[FN_Y]) /* backwards: the last chunk is the one still in cache */
+        for (ptrdiff_t c = f->cut.chunks - 1; c >= 0; c--) apply_chunk(f, &unit, c, u, w);
+}
+
+static void moments_task(void *context, ptrdiff_t task, int worker) {
+    forward *f = context;
+    const fn_unit unit = fn_cut_unit(f->job, &f->cut, task / f->cut.chunks);
+    moments_of_chunk(f, &unit, task % f->cut.chunks, &f->units[task / f->cut.chunks], &f->workers[worker]);
+}
+
+static void settle_task(void *context, ptrdiff_t index, int worker) {
+    forward *f = context;
+    const fn_unit unit = fn_cut_unit(f->job, &f->cut, index);
+    settle_unit(f, &unit, &f->units[index], &f->workers[worker]);
+}
+
+static void apply_task(void *context, ptrdiff_t task, int worker) {
+    forward *f = context;
+    const fn_unit unit = fn_cut_unit(f->job, &f->cut, task / f->cut.chunks);
+    apply_chunk(f, &unit, task % f->cut.chunks, &f->units[task / f->cut.chunks], &f->workers[worker]);
+}
+
+static void run(forward *f, int workers) {
+    const fn_cut *cut = &f->cut;
+    if (cut->many_rows) {
+        fn_parallel(workers, cut->chunks, many_rows, f);
+    } else if (f->local) {
+        fn_parallel(workers, cut->units, whole_unit, f);
+    } else {
+        if (!f->job->given) fn_parallel(workers, cut->units * cut->chunks, moments_task, f);
+        fn_parallel(cut->units > 1 ? workers : 1, cut->units, settle_task, f);
+        if (f->job->data[FN_Y]) fn_parallel(workers, cut->units * cut->chunks, apply_task, f);
+    }
+}
+
+int fn_forward(fn_job *job) {
+    void *packed_weight = NULL, *packed_bias = NULL;
+    char stack[STACK_BYTES] __attribute__((aligned(64)));
+    forward f = {.job = job};
+    int status = fn_param_pack(job, FN_WEIGHT, &packed_weight) | fn_param_pack(job, FN_BIAS, &packed_bias);
+    if (status == FN_OK) {
+        f.cut = fn_cut_make(job);
+        const ptrdiff_t bytes = job->plan.regions * job->plan.rows * job->plan.n * (ptrdiff_t)job->verbs->size;
+        const int workers =
+            fn_workers(job->threads, f.cut.many_rows ? f.cut.chunks : f.cut.units * f.cut.chunks, bytes);
+        f.local = f.cut.many_rows || workers == 1 || (f.cut.units >= workers && bytes / f.cut.units <= LOCAL_BYTES);
+        fn_space space = {0};
+        layout(&f, workers, &space);
+        char *memory = space.used <= sizeof stack ? stack : aligned_alloc(64, space.used);
+        if (memory) {
+            space = (fn_space){.base = memory};
+            layout(&f, workers, &space);
+            run(&f, workers);
+            if (memory != stack) free(memory);
+        } else {
+            status = FN_NO_MEMORY;
+        }
+    }
+    free(packed_weight);
+    free(packed_bias);
+    return status;
+}

@@ -1,0 +1,227 @@
+#include "job.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    STRIP_BYTES = 4096,        /* a strip of columns is a page wide at least: narrower ones lose to the TLB */
+    COLS_BLOCK_BYTES = 262144, /* a block of whole rows stays in L2 between its two passes */
+    CHUNK_BYTES = 131072,      /* the least that is handed to a thread at a time */
+    MAX_CHUNKS = 64,
+    TILE_BYTES = 32768, /* many short rows: what stays in L1 between statistics and result */
+    TILE_ROWS = 64,
+};
+
+static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
+
+/* `len` cut into pieces of at most `most`, as even as can be */
+static ptrdiff_t even(ptrdiff_t len, ptrdiff_t most) { return ceil_div(len, ceil_div(len, max(most, 1))); }
+
+static void group_chunks(fn_cut *cut, ptrdiff_t block_bytes) {
+    cut->chunk_blocks = max(ceil_div(CHUNK_BYTES, block_bytes), ceil_div(cut->blocks, MAX_CHUNKS));
+    cut->chunk_blocks = even(cut->blocks, cut->chunk_blocks);
+    cut->chunks = ceil_div(cut->blocks, cut->chunk_blocks);
+}
+
+fn_cut fn_cut_make(const fn_job *job) {
+    const fn_plan *plan = &job->plan;
+    const ptrdiff_t size = (ptrdiff_t)job->verbs->size, compute = (ptrdiff_t)job->verbs->compute_size;
+    const ptrdiff_t n = plan->n;
+    fn_cut cut = {.strips = 1, .strip = n, .slots = 1, .splits = 1, .split = n};
+
+    cut.many_rows = !plan->cols && plan->nreduced == 0 && n * compute <= FN_BLOCK_BYTES;
+    if (cut.many_rows) {
+        /* the whole array is one unit whose rows are the slices */
+        cut.run = plan->nkept ? plan->kept[plan->nkept - 1].len : 1;
+        cut.block_rows = even(cut.run, min(TILE_ROWS, TILE_BYTES / (n * size)));
+        cut.slots = cut.block_rows;
+        cut.units = 1;
+        cut.row_blocks = ceil_div(cut.run, cut.block_rows);
+        cut.blocks = plan->regions / cut.run * cut.row_blocks;
+        group_chunks(&cut, cut.block_rows * n * size);
+        return cut;
+    }
+    cut.run = plan->nreduced ? plan->reduced[plan->nreduced - 1].len : 1;
+    if (plan->cols) {
+        const ptrdiff_t fold = plan->fold.len;
+        cut.strip = min(n, ceil_div(STRIP_BYTES, size * fold) * fold);
+        cut.strips = ceil_div(n, cut.strip);
+        cut.slots = cut.strip;
+        cut.split = cut.strip;
+        cut.block_rows = even(cut.run, max(16, min(FN_BLOCK_ROWS, COLS_BLOCK_BYTES / (cut.strip * size))));
+    } else if (n * compute > FN_BLOCK_BYTES) {
+        const ptrdiff_t lanes = 128 / compute;
+        cut.split = ceil_div(even(n, FN_BLOCK_BYTES / compute), lanes) * lanes;
+        cut.splits = ceil_div(n, cut.split);
+        cut.block_rows = 1;
+    } else {
+        cut.block_rows = even(cut.run, FN_BLOCK_BYTES / (n * compute));
+    }
+    cut.units = plan->regions * cut.strips;
+    cut.row_blocks = ceil_div(cut.run, cut.block_rows);
+    cut.blocks = plan->rows / cut.run * cut.row_blocks * cut.splits;
+    group_chunks(&cut, cut.block_rows * cut.split * size);
+    return cut;
+}
+
+const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut) {
+    static const fn_axis one = {.len = 1};
+    const fn_plan *plan = &job->plan;
+    if (cut->many_rows) return plan->nkept ? &plan->kept[plan->nkept - 1] : &one;
+    return plan->nreduced ? &plan->reduced[plan->nreduced - 1] : &one;
+}
+
+fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit) {
+    const fn_plan *plan = &job->plan;
+    fn_unit out = {.width = plan->n, .slices = 1};
+    memcpy(out.offset, plan->offset, sizeof out.offset);
+    if (cut->many_rows) return out;
+    fn_plan_seek(plan->kept, plan->nkept, unit / cut->strips, out.offset);
+    if (plan->cols) {
+        const ptrdiff_t first = unit % cut->strips * cut->strip;
+        for (int o = 0; o < FN_NOPERANDS; o++) out.offset[o] += first / plan->fold.len * plan->inner.stride[o];
+        out.width = min(cut->strip, plan->n - first);
+        out.slices = out.width / plan->fold.len;
+    }
+    return out;
+}
+
+fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block) {
+    const fn_plan *plan = &job->plan;
+    const fn_axis *axes = cut->many_rows ? plan->kept : plan->reduced, *row_axis = fn_row_axis(job, cut);
+    const int naxes = cut->many_rows ? plan->nkept : plan->nreduced;
+    const ptrdiff_t piece = block % cut->splits, in_rows = block / cut->splits;
+    const ptrdiff_t outer = in_rows / cut->row_blocks, first = in_rows % cut->row_blocks * cut->block_rows;
+    fn_block out = {.first_row = outer * cut->run + first,
+                    .rows = min(cut->block_rows, cut->run - first),
+                    .width = unit->width,
+                    .piece = piece};
+    memcpy(out.offset, unit->offset, sizeof out.offset);
+    if (naxes > 1 && outer) fn_plan_seek(axes, naxes - 1, outer, out.offset);
+    for (int o = 0; o < FN_NOPERANDS; o++) out.offset[o] += first * row_axis->stride[o];
+    if (cut->splits > 1) {
+        for (int o = 0; o < FN_NOPERANDS; o++) out.offset[o] += piece * cut->split * plan->inner.stride[o];
+        out.width = min(cut->split, plan->n - piece * cut->split);
+    }
+    return out;
+}
+
+void *fn_take(fn_space *space, size_t bytes) {
+    void *piece = space->base ? space->base + space->used : NULL;
+    space->used += (bytes + 63) / 64 * 64;
+    return piece;
+}
+
+/* ---- tiles ------------------------------------------------------------------------------------------------------ */
+
+static ptrdiff_t element_size(const fn_job *job, int operand) {
+    return operand == FN_MASK ? 1 : (ptrdiff_t)job->verbs->size;
+}
+static int adjacent(const fn_job *job, int operand) {
+    return job->plan.n == 1 || fn_plan_step(&job->plan, operand) == element_size(job, operand);
+}
+
+size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand) {
+    if (!job->data[operand] || adjacent(job, operand)) return 0;
+    return (size_t)(cut->block_rows * cut->split * element_size(job, operand));
+}
+
+static void copy_strided(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t n,
+                         ptrdiff_t size) {
+#define COPY(bytes)                                                                                                    \
+    for (ptrdiff_t j = 0; j < n; j++) memcpy(to + j * to_step, from + j * from_step, bytes)
+    if (size == 1)
+        COPY(1);
+    else if (size == 2)
+        COPY(2);
+    else if (size == 4)
+        COPY(4);
+    else
+        COPY(8);
+#undef COPY
+}
+
+fn_tile fn_tile_in(const fn_job *job, const fn_cut *cut, int operand, const ptrdiff_t offset[FN_NOPERANDS],
+                   ptrdiff_t rows, ptrdiff_t width, void *scratch) {
+    if (!job->data[operand]) return (fn_tile){0};
+    const char *from = job->data[operand] + offset[operand];
+    const ptrdiff_t step = fn_row_axis(job, cut)->stride[operand], size = element_size(job, operand);
+    if (adjacent(job, operand)) return (fn_tile){from, step};
+    for (ptrdiff_t r = 0; r < rows; r++)
+        copy_strided((char *)scratch + r * width * size, size, from + r * step, fn_plan_step(&job->plan, operand), width,
+                     size);
+    return (fn_tile){scratch, width * size};
+}
+
+fn_tile fn_tile_out(const fn_job *job, const fn_cut *cut, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t width,
+                    void *scratch) {
+    if (adjacent(job, FN_Y)) return (fn_tile){job->data[FN_Y] + offset[FN_Y], fn_row_axis(job, cut)->stride[FN_Y]};
+    return (fn_tile){scratch, width * element_size(job, FN_Y)};
+}
+
+void fn_tile_flush(const fn_job *job, const fn_cut *cut, fn_tile tile, const ptrdiff_t offset[FN_NOPERANDS],
+                   ptrdiff_t rows, ptrdiff_t width) {
+    if (adjacent(job, FN_Y)) return;
+    const ptrdiff_t step = fn_row_axis(job, cut)->stride[FN_Y], size = element_size(job, FN_Y);
+    for (ptrdiff_t r = 0; r < rows; r++)
+        copy_strided(job->data[FN_Y] + offset[FN_Y] + r * step, fn_plan_step(&job->plan, FN_Y), tile.base + r * tile.step,
+                     size, width, size);
+}
+
+/* ---- parameters ------------------------------------------------------------------------------------------------- */
+
+int fn_param_varies(const fn_job *job, int operand) {
+    return job->data[operand] && (job->plan.inner.stride[operand] || job->plan.fold.stride[operand]);
+}
+
+/* A copy in walking order, so that what varies along the row does so in steps of one element. Axes along which the
+ * parameter does not vary keep stride 0. */
+int fn_param_pack(fn_job *job, int operand, void **memory) {
+    fn_plan *plan = &job->plan;
+    const ptrdiff_t size = (ptrdiff_t)job->verbs->compute_size;
+    *memory = NULL;
+    if (!fn_param_varies(job, operand) || plan->fold.len > 1 || plan->inner.stride[operand] == size) return FN_OK;
+    fn_axis *axes[2 * FN_MAXDIM + 1];
+    int count = 0;
+    ptrdiff_t elements = 1;
+    axes[count++] = &plan->inner;
+    for (int i = plan->nreduced - 1; i >= 0; i--) axes[count++] = &plan->reduced[i];
+    for (int i = plan->nkept - 1; i >= 0; i--) axes[count++] = &plan->kept[i];
+    for (int i = 0; i < count; i++)
+        if (axes[i]->stride[operand]) elements *= axes[i]->len;
+    char *packed = malloc((size_t)(elements * size));
+    if (!packed) return FN_NO_MEMORY;
+    for (ptrdiff_t e = 0; e < elements; e++) {
+        ptrdiff_t rest = e, from = 0;
+        for (int i = 0; i < count; i++)
+            if (axes[i]->stride[operand]) {
+                from += rest % axes[i]->len * axes[i]->stride[operand];
+                rest /= axes[i]->len;
+            }
+        memcpy(packed + e * size, job->data[operand] + plan->offset[operand] + from, (size_t)size);
+    }
+    plan->offset[operand] = 0;
+    for (ptrdiff_t i = 0, step = size; i < count; i++)
+        if (axes[i]->stride[operand]) {
+            axes[i]->stride[operand] = step;
+            step *= axes[i]->len;
+        }
+    job->data[operand] = *memory = packed;
+    return FN_OK;
+}
+
+fn_param fn_param_at(const fn_job *job, const fn_cut *cut, int operand, const ptrdiff_t offset[FN_NOPERANDS],
+                     ptrdiff_t width, void *columns) {
+    if (!job->data[operand]) return (fn_param){0};
+    const fn_plan *plan = &job->plan;
+    const ptrdiff_t size = (ptrdiff_t)job->verbs->compute_size, fold = plan->fold.len;
+    const char *from = job->data[operand] + offset[operand];
+    fn_param out = {from, fn_row_axis(job, cut)->stride[operand] / size, fn_param_varies(job, operand)};
+    if (!out.along || (fold == 1 && plan->inner.stride[operand] == size)) return out;
+    for (ptrdiff_t i = 0; i < fold; i++) /* fold > 1: the plan made sure that it does not vary down the rows */
+        copy_strided((char *)columns + i * size, fold * size, from + i * plan->fold.stride[operand],
+                     plan->inner.stride[operand], width / fold, size);
+    return (fn_param){columns, 0, 1};
+}

@@ -1,0 +1,130 @@
+/* What the forward and backward drivers share: the job that the boundary hands them, how a job is cut into units,
+ * chunks and blocks, scratch memory, and tiles of arrays whose innermost stride is not one element.
+ *
+ *     region   one index of the outer kept axes; regions share no slice
+ *     unit     a region, or a strip of its columns; what one set of statistics belongs to
+ *     chunk    a run of a unit's blocks: the grain of the threads inside a unit
+ *     block    a tile: what one accumulation spans before it is carried in double
+ *
+ * All of it follows from the shape alone, and so does the order in which results are merged: the same bits for any
+ * number of threads. */
+#ifndef FN_JOB_H
+#define FN_JOB_H
+
+#include "norm.h"
+#include "plan.h"
+
+enum { FN_OK = 0, FN_NO_MEMORY = -1 };
+
+typedef struct {
+    const fn_verbs *verbs;
+    fn_plan plan;
+    char *data[FN_NOPERANDS]; /* x, y (dx), dy, mask, weight, bias; NULL: absent */
+    int threads;
+    int centre, scale; /* subtract the mean; divide by the deviation */
+    int given;         /* the statistics are given: forward uses them, backward holds them constant */
+    double eps;
+    void *mean, *rstd;       /* statistics in A, read where given and in the backward, else written; may be NULL */
+    double *mean64, *var64;  /* forward: the same in double, biased variance; may be NULL */
+    double *count64;         /* forward: how many elements entered; may be NULL */
+    void *dweight, *dbias;   /* backward: results in A; NULL: not wanted */
+    ptrdiff_t ndweight, ndbias;
+} fn_job;
+
+int fn_forward(fn_job *job);
+int fn_backward(fn_job *job);
+
+/* ---- cutting ---------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int many_rows;        /* ROWS, one row to a slice, rows of one block: many slices to a tile */
+    ptrdiff_t strips;     /* of each region's columns */
+    ptrdiff_t strip;      /* columns of a strip; the last may be narrower */
+    ptrdiff_t slots;      /* slices' worth of records of a unit: columns, or 1 */
+    ptrdiff_t run;        /* rows that follow at one step: the innermost reduced axis (the innermost kept one) */
+    ptrdiff_t row_blocks; /* blocks of one run */
+    ptrdiff_t block_rows;
+    ptrdiff_t splits, split; /* pieces of a long row, and their length */
+    ptrdiff_t blocks, chunk_blocks, chunks; /* of a unit */
+    ptrdiff_t units;
+} fn_cut;
+
+typedef struct {
+    ptrdiff_t offset[FN_NOPERANDS]; /* of the unit's first element; statistics and gradients in elements */
+    ptrdiff_t width;                /* columns, or the row's length */
+    ptrdiff_t slices;               /* width / fold.len, or 1 */
+} fn_unit;
+
+typedef struct {
+    ptrdiff_t offset[FN_NOPERANDS];
+    ptrdiff_t first_row, rows, width; /* first_row: counted over all of the unit's rows */
+    ptrdiff_t piece;                  /* which split of the row */
+} fn_block;
+
+fn_cut fn_cut_make(const fn_job *job);
+fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit);
+fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block);
+
+/* the axis along which a block's rows follow each other */
+const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut);
+
+/* ---- scratch ---------------------------------------------------------------------------------------------------- */
+
+/* Cuts aligned pieces off memory; with base NULL it only counts, so one function both measures and lays out. */
+typedef struct {
+    char *base;
+    size_t used;
+} fn_space;
+
+void *fn_take(fn_space *space, size_t bytes);
+
+/* ---- tiles ------------------------------------------------------------------------------------------------------ */
+
+/* A tile of an input as the verbs want it: where it stands if its columns are adjacent, else copied to `scratch`. */
+fn_tile fn_tile_in(const fn_job *job, const fn_cut *cut, int operand, const ptrdiff_t offset[FN_NOPERANDS],
+                   ptrdiff_t rows, ptrdiff_t width, void *scratch);
+/* A tile for an output, and bringing it home after a verb has filled it. */
+fn_tile fn_tile_out(const fn_job *job, const fn_cut *cut, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t width,
+                    void *scratch);
+void fn_tile_flush(const fn_job *job, const fn_cut *cut, fn_tile tile, const ptrdiff_t offset[FN_NOPERANDS],
+                   ptrdiff_t rows, ptrdiff_t width);
+/* scratch of one tile of this operand: 0 where none is needed */
+size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand);
+
+/* ---- parameters ------------------------------------------------------------------------------------------------- */
+
+/* Replaces a parameter that varies along the row in other steps than one element by a copy that does not; the copy,
+ * for the caller to free, is left in *memory. FN_OK or FN_NO_MEMORY. */
+int fn_param_pack(fn_job *job, int operand, void **memory);
+
+/* Values of A as the verbs want them; where columns are folded, first spread out to `columns`, one value each. */
+fn_param fn_param_at(const fn_job *job, const fn_cut *cut, int operand, const ptrdiff_t offset[FN_NOPERANDS],
+                     ptrdiff_t width, void *columns);
+int fn_param_varies(const fn_job *job, int operand); /* along the row */
+
+static inline double fn_get(const fn_job *job, const void *a, ptrdiff_t i) {
+    return job->verbs->compute_size == sizeof(double) ? ((const double *)a)[i] : (double)((const float *)a)[i];
+}
+static inline void fn_set(const fn_job *job, void *a, ptrdiff_t i, double value) {
+    if (job->verbs->compute_size == sizeof(double))
+        ((double *)a)[i] = value;
+    else
+        ((float *)a)[i] = (float)value;
+}
+static inline fn_moments fn_moments_at(fn_moments m, ptrdiff_t i) {
+    return (fn_moments){m.count + i, m.mean + i, m.comp + i, m.m2 + i};
+}
+static inline fn_sums fn_sums_at(fn_sums s, ptrdiff_t i) { return (fn_sums){s.g + i, s.gx + i, s.x + i}; }
+
+/* ---- slices beyond the fast path -------------------------------------------------------------------------------- */
+
+typedef struct {
+    double mean, comp, var, rstd; /* rstd = scaled_rstd * prescale, where that can be represented */
+    double prescale, scaled_rstd;
+} fn_slice;
+
+/* The statistics of one slice by scaled scalar arithmetic: for squares beyond the floating range either way, and for
+ * NaN and infinity. `offset` is the slice's first element. */
+fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]);
+
+#endif

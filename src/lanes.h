@@ -1,0 +1,86 @@
+/* The loops that every template is written in; included once per dtype, after norm.c has named T, A and their vectors.
+ *
+ * Within a STEP, `at` is the first element of the current vector, `k` how many of its lanes are inside the row (VL in
+ * the body, fewer in the tail) and, in LANE_LOOP, `u` the accumulator it belongs to. */
+
+#undef VL
+#define VL (VBYTES / (ptrdiff_t)sizeof(A))
+#define LANES (LANES_BYTES / (ptrdiff_t)sizeof(A))
+#define U (LANES_BYTES / VBYTES) /* vectors that together hold the virtual lanes */
+
+#define UNROLL _Pragma("GCC unroll 8")
+
+/* element j of a row belongs to virtual lane j % LANES */
+#define LANE_LOOP(n, ...)                                                                                              \
+    do {                                                                                                               \
+        ptrdiff_t first = 0;                                                                                           \
+        for (; first + LANES <= (n); first += LANES) {                                                                 \
+            UNROLL for (int u = 0; u < U; u++) {                                                                       \
+                const ptrdiff_t at = first + u * VL, k = VL;                                                           \
+                __VA_ARGS__                                                                                                   \
+            }                                                                                                          \
+        }                                                                                                              \
+        UNROLL for (int u = 0; u < U; u++) {                                                                           \
+            const ptrdiff_t at = first + u * VL, k = (n)-at;                                                           \
+            if (k > 0) { __VA_ARGS__ }                                                                                 \
+        }                                                                                                              \
+    } while (0)
+
+#define VECTOR_LOOP(n, ...)                                                                                            \
+    do {                                                                                                               \
+        ptrdiff_t at = 0;                                                                                              \
+        for (; at + VL <= (n); at += VL) {                                                                             \
+            const ptrdiff_t k = VL;                                                                                    \
+            __VA_ARGS__                                                                                                       \
+        }                                                                                                              \
+        if (at < (n)) {                                                                                                \
+            const ptrdiff_t k = (n)-at;                                                                                \
+            __VA_ARGS__                                                                                                       \
+        }                                                                                                              \
+    } while (0)
+
+INLINE vec FN(fetch)(const char *row, ptrdiff_t at, ptrdiff_t k, A fill) {
+    const char *p = row + at * (ptrdiff_t)sizeof(T);
+    return k >= VL ? LOAD(p) : LOADN(p, k, fill);
+}
+INLINE void FN(put)(char *row, ptrdiff_t at, ptrdiff_t k, vec v) {
+    char *p = row + at * (ptrdiff_t)sizeof(T);
+    if (k >= VL)
+        STORE(p, v);
+    else
+        STOREN(p, v, k);
+}
+/* the same for rows of A: parameters, statistics and work arrays */
+INLINE vec FN(fetch_a)(const A *row, ptrdiff_t at, ptrdiff_t k) {
+    return k >= VL ? LOAD_A(row + at) : LOADN_A(row + at, k, 0);
+}
+INLINE void FN(put_a)(A *row, ptrdiff_t at, ptrdiff_t k, vec v) {
+    if (k >= VL)
+        STORE_A(row + at, v);
+    else
+        STOREN_A(row + at, v, k);
+}
+INLINE ivec FN(fetch_mask)(const uint8_t *row, ptrdiff_t at, ptrdiff_t k) {
+    return k >= VL ? MASK(row + at) : MASKN(row + at, k);
+}
+INLINE vec FN(zero_outside)(const uint8_t *row, ptrdiff_t at, ptrdiff_t k, vec v) {
+    return row ? (vec)((ivec)v & FN(fetch_mask)(row, at, k)) : v;
+}
+
+INLINE A FN(tree)(const vec s[U]) {
+    vec t[U];
+    UNROLL for (int u = 0; u < U; u++) t[u] = s[u];
+    UNROLL for (int half = U / 2; half > 0; half /= 2) {
+        UNROLL for (int u = 0; u < half; u++) t[u] += t[u + half];
+    }
+    return SUM(t[0]);
+}
+
+/* a parameter's row r, its scalar for that row, its vector: from the row where `along`, else the scalar everywhere */
+INLINE const A *FN(param_row)(fn_param p, ptrdiff_t r) { return (const A *)p.a + r * p.step; }
+INLINE vec FN(param_splat)(fn_param p, ptrdiff_t r, A neutral) {
+    return SPLAT(p.a && !p.along ? *FN(param_row)(p, r) : neutral);
+}
+INLINE const uint8_t *FN(mask_row)(fn_tile mask, ptrdiff_t r) {
+    return mask.base ? (const uint8_t *)mask.base + r * mask.step : NULL;
+}

@@ -1,0 +1,109 @@
+/* The contract of the kernels: one struct of verbs per storage dtype, one table per instruction-set tier.
+ *
+ * T is the storage type (float, double, float16, bfloat16); A the compute type: double for double, else float.
+ * A tile is `rows` rows of `n` adjacent elements of T, a byte step apart. A row reduces to one number (the ROWS verbs)
+ * or every column does (the COLS verbs). Whatever varies along the tile comes as a `fn_param`. Sums leave as double.
+ * Every verb gives the same bits on every tier: 32 virtual float (16 double) lanes in one fixed tree, no contraction. */
+#ifndef FN_NORM_H
+#define FN_NORM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum fn_dtype { FN_F32, FN_F64, FN_F16, FN_BF16, FN_NDTYPES };
+
+/* Bytes of rows and elements of one block: what one float accumulation may span before it is carried in double. */
+enum { FN_BLOCK_BYTES = 16384, FN_BLOCK_ROWS = 128 };
+
+/* A tile in memory: element (r, j) stands at base + r * step + j * sizeof(T). base NULL: there is none. */
+typedef struct {
+    const char *base;
+    ptrdiff_t step;
+} fn_tile;
+
+/* Values of A that go with a tile: (r, j) uses a[r * step + j] where `along`, else a[r * step].
+ * `a` NULL stands for the operand's neutral value. */
+typedef struct {
+    const void *a;
+    ptrdiff_t step; /* in elements of A */
+    int along;
+} fn_param;
+
+/* Moments of many slices, each in four arrays: how many elements, mean = mean + comp (a double and its remainder),
+ * and m2, the sum of squared deviations from it. */
+typedef struct {
+    double *count, *mean, *comp, *m2;
+} fn_moments;
+
+/* The sums of the backward, g = dy * w and xhat = (x - mean) * rstd: sum g, sum g * xhat, sum xhat. */
+typedef struct {
+    double *g, *gx, *x;
+} fn_sums;
+
+typedef struct {
+    fn_param mean, comp, rstd; /* the mean as mean + comp; all three along the row, or none */
+    fn_param prescale;         /* a power of two that brings extreme slices into A's range; NULL: 1 */
+    fn_param weight, bias;     /* NULL: 1 and 0 */
+} fn_affine;
+
+typedef struct {
+    fn_param mean, rstd, shift; /* all along the row, or none */
+    fn_param weight;            /* NULL: 1 */
+} fn_dots;
+
+typedef struct {
+    fn_param mean, rstd, c1, c2; /* all along the row, or none */
+    fn_param weight;     /* NULL: 1 */
+} fn_adjoint;
+
+typedef struct {
+    const char *name;
+    size_t size, compute_size; /* sizeof(T), sizeof(A) */
+
+    double (*load1)(const void *p);
+    void (*store1)(void *p, double value);
+
+    /* for each of `cells` cells, x[c] = x + c * cell_step, a tile of rows x n:
+     *     c0 = first element; m = c0 + sum(x - c0) / count            (m = 0 unless `centre`)
+     *     s = sum(x - m); q = sum((x - m)^2)
+     *     mean + comp = m + s / count; m2 = q - s * s / count
+     * A mask tile (bytes 0 and 1) leaves elements out; a cell without any has count 0. */
+    void (*moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
+                         ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out);
+
+    /* the same down each of the n columns; work: 4 * n values of A */
+    void (*moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, void *work, fn_moments out);
+
+    /* y = (((x * prescale - mean) - comp) * rstd) * weight + bias; mean and comp come prescaled, y may be x */
+    void (*apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p);
+
+    /* per row, with xhat = (x - mean) * rstd and g = dy * weight:
+     *     out.g = sum g; out.gx = sum g * (xhat - shift); out.x = sum xhat
+     * out.x is left alone where the mean varies along the row. Without x only out.g is written. */
+    void (*dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, fn_sums out);
+
+    /* the same down each column, added to `out`; out.x only where the mean varies along the row, that is by column.
+     * work: 3 * n values of A */
+    void (*dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, void *work,
+                      fn_sums out);
+
+    /* dx = ((dy * weight - c1) - ((x - mean) * rstd) * c2) * rstd, without x the last difference falls away;
+     * where the mask is 0: dx = dy * weight * rstd. dx may be dy or x. */
+    void (*combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p);
+
+    /* From n moments: rstd = 1 / sqrt(m2 / count + eps) (1 unless `scale`), mean and comp split anew in A.
+     * Returns 1 if some slice is beyond the fast path: m2 / count not finite, or not above `least`, or rstd outside
+     * 2^-100..2^100; such a slice's values are then not to be used. */
+    int (*finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp, void *rstd);
+
+    /* into[i] <- the moments of into[i] and from[i] together (Chan, Golub & LeVeque 1983, eq. 2.1) */
+    void (*merge)(ptrdiff_t n, fn_moments into, fn_moments from);
+} fn_verbs;
+
+/* one table per tier, indexed by fn_dtype; cpu.c chooses among them */
+typedef struct {
+    const char *name;
+    const fn_verbs *verbs[FN_NDTYPES];
+} fn_tier;
+
+#endif

@@ -1,0 +1,93 @@
+#include "plan.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Rows this short waste most of a vector and of the sum tree; as columns they fill both. */
+enum { FOLD_BYTES = 512, FOLD_ROWS = 8 };
+
+static int merges(const fn_axis *outer, const fn_axis *inner, int first, int last) {
+    for (int o = first; o <= last; o++)
+        if (outer->stride[o] != inner->stride[o] * inner->len) return 0;
+    return 1;
+}
+
+/* the axis's place in memory: by x, by y where x is broadcast */
+static ptrdiff_t key(const fn_axis *a) { return llabs(a->stride[FN_X] ? a->stride[FN_X] : a->stride[FN_Y]); }
+
+/* drop, turn forwards, order, merge; returns how many are left, in `out` */
+static int simplify(fn_plan *plan, int ndim, const fn_axis *axes, fn_axis *out) {
+    int count = 0;
+    for (int d = 0; d < ndim; d++) {
+        if (axes[d].len == 1) continue;
+        fn_axis a = axes[d];
+        if (a.stride[FN_X] < 0)
+            for (int o = 0; o < FN_NOPERANDS; o++) {
+                plan->offset[o] += (a.len - 1) * a.stride[o];
+                a.stride[o] = -a.stride[o];
+            }
+        int at = count++;
+        for (; at > 0 && key(&out[at - 1]) < key(&a); at--) out[at] = out[at - 1];
+        out[at] = a;
+    }
+    int left = 0;
+    for (int i = 0; i < count; i++) {
+        fn_axis *last = left ? &out[left - 1] : NULL;
+        if (last && last->reduced == out[i].reduced && merges(last, &out[i], 0, FN_NOPERANDS - 1)) {
+            ptrdiff_t len = last->len * out[i].len;
+            *last = out[i];
+            last->len = len;
+        } else {
+            out[left++] = out[i];
+        }
+    }
+    return left;
+}
+
+/* Whether the two innermost axes, kept then reduced, are better read as columns: the rows are short and lie next to
+ * each other in every array, there are rows enough to go down, and the parameters do not vary down them. */
+static int foldable(const fn_axis *axes, int naxes, ptrdiff_t size) {
+    if (naxes < 2) return 0;
+    const fn_axis *kept = &axes[naxes - 2], *inner = &axes[naxes - 1];
+    if (!inner->reduced || kept->reduced || inner->len * size >= FOLD_BYTES) return 0;
+    if (!merges(kept, inner, FN_X, FN_MASK)) return 0;
+    ptrdiff_t rows = 1;
+    for (int i = 0; i < naxes - 2; i++)
+        if (axes[i].reduced) {
+            rows *= axes[i].len;
+            for (int o = FN_WEIGHT; o < FN_NOPERANDS; o++)
+                if (axes[i].stride[o]) return 0;
+        }
+    return rows >= FOLD_ROWS;
+}
+
+void fn_plan_make(fn_plan *plan, int ndim, const fn_axis *axes, ptrdiff_t size) {
+    fn_axis simple[FN_MAXDIM];
+    memset(plan->offset, 0, sizeof plan->offset);
+    int left = simplify(plan, ndim, axes, simple);
+    plan->inner = plan->fold = (fn_axis){.len = 1, .reduced = 1};
+    plan->nkept = plan->nreduced = 0;
+    if (foldable(simple, left, size)) plan->fold = simple[--left];
+    if (left) plan->inner = simple[--left];
+    plan->cols = !plan->inner.reduced;
+    plan->n = plan->inner.len * plan->fold.len;
+    plan->regions = plan->rows = 1;
+    for (int i = 0; i < left; i++) {
+        if (simple[i].reduced) {
+            plan->reduced[plan->nreduced++] = simple[i];
+            plan->rows *= simple[i].len;
+        } else {
+            plan->kept[plan->nkept++] = simple[i];
+            plan->regions *= simple[i].len;
+        }
+    }
+    plan->count = plan->rows * (plan->cols ? plan->fold.len : plan->n);
+}
+
+void fn_plan_seek(const fn_axis *axes, int naxes, ptrdiff_t index, ptrdiff_t offset[FN_NOPERANDS]) {
+    for (int i = naxes - 1; i >= 0 && index; i--) {
+        ptrdiff_t at = index % axes[i].len;
+        index /= axes[i].len;
+        for (int o = 0; o < FN_NOPERANDS; o++) offset[o] += at * axes[i].stride[o];
+    }
+}

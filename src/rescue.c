@@ -1,0 +1,119 @@
+/* Slices that the fast path cannot do: squares beyond the range of the compute type, denormal deviations with a tiny
+ * eps, NaN and infinity. Scalar, in double, scaled by a power of two so that the largest element is about 1. */
+#include <math.h>
+#include <string.h>
+
+#include "job.h"
+
+/* One walk over a slice's elements that the mask lets in. */
+typedef struct {
+    const fn_job *job;
+    const fn_axis *axes[FN_MAXDIM + 1];
+    int naxes;
+    ptrdiff_t at[FN_MAXDIM + 1];
+    ptrdiff_t x, mask;
+} walk;
+
+static walk walk_slice(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
+    const fn_plan *plan = &job->plan;
+    walk w = {.job = job, .x = offset[FN_X], .mask = offset[FN_MASK]};
+    for (int i = 0; i < plan->nreduced; i++) w.axes[w.naxes++] = &plan->reduced[i];
+    w.axes[w.naxes++] = plan->cols ? &plan->fold : &plan->inner;
+    return w;
+}
+
+/* the current element, if the mask lets it in; then steps on. Returns 0 after the last. */
+static int next(walk *w, double *value, int *inside, int *more) {
+    const fn_job *job = w->job;
+    if (!*more) return 0;
+    *inside = !job->data[FN_MASK] || job->data[FN_MASK][w->mask];
+    if (*inside) *value = job->verbs->load1(job->data[FN_X] + w->x);
+    int i = w->naxes - 1;
+    for (; i >= 0; i--) {
+        const fn_axis *a = w->axes[i];
+        w->x += a->stride[FN_X];
+        w->mask += a->stride[FN_MASK];
+        if (++w->at[i] < a->len) break;
+        w->at[i] = 0;
+        w->x -= a->len * a->stride[FN_X];
+        w->mask -= a->len * a->stride[FN_MASK];
+    }
+    *more = i >= 0;
+    return 1;
+}
+
+#define EACH(value, BODY)                                                                                              \
+    do {                                                                                                               \
+        walk w = walk_slice(job, offset);                                                                              \
+        int inside, more = 1;                                                                                          \
+        double value = 0;                                                                                              \
+        while (next(&w, &value, &inside, &more))                                                                       \
+            if (inside) BODY                                                                                           \
+    } while (0)
+
+static fn_slice not_finite(const fn_job *job, double sum, int has_nan) {
+    fn_slice s = {.mean = job->centre ? sum : 0, .prescale = 1};
+    s.var = job->centre || has_nan ? NAN : INFINITY;
+    s.rstd = s.scaled_rstd = !job->scale ? 1 : 1 / sqrt(s.var + job->eps);
+    return s;
+}
+
+fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
+    double largest = 0, unusual = 0, count = 0, c = 0;
+    int has_nan = 0, has_inf = 0;
+    EACH(v, {
+        if (count == 0) c = v;
+        count++;
+        if (!isfinite(v)) {
+            unusual += v;
+            has_nan |= isnan(v);
+            has_inf |= isinf(v);
+        } else if (fabs(v) > largest) {
+            largest = fabs(v);
+        }
+    });
+    if (has_nan || has_inf) return not_finite(job, unusual, has_nan || isnan(unusual));
+
+    /* x * 2^-e is within 1, and exact but for what falls 2^1000 below the largest */
+    int e = largest > 0 ? ilogb(largest) + 1 : 0;
+    double m = 0, s = 0, q = 0;
+    if (job->centre) {
+        c = ldexp(c, -e);
+        double sum = 0;
+        EACH(v, sum += ldexp(v, -e) - c;);
+        m = c + sum / count;
+    }
+    EACH(v, {
+        double d = ldexp(v, -e) - m;
+        s += d;
+        q += d * d;
+    });
+    if (!job->centre) s = 0;
+    double rest = s / count, mean = m + rest, var = (q - s * rest) / count;
+    if (var < 0) var = 0;
+    fn_slice out = {.mean = ldexp(mean, e), .comp = ldexp(rest - (mean - m), e), .prescale = 1};
+    out.var = ldexp(var, 2 * e);
+
+    /* 1 / sqrt(var * 4^e + eps) = root * 2^-k */
+    double root;
+    int k = 0;
+    if (!job->scale) {
+        root = 1;
+    } else if (e > 0 || job->eps == 0) {
+        root = 1 / sqrt(var + ldexp(job->eps, -2 * e));
+        k = e;
+    } else {
+        root = 1 / sqrt(out.var + job->eps);
+    }
+    out.rstd = ldexp(root, -k);
+    out.scaled_rstd = out.rstd;
+    if (isfinite(root) && root > 0 && !(out.rstd > 0x1p-100 && out.rstd < 0x1p100)) {
+        /* as far towards 2^-k as A can go; what is left stays with rstd */
+        const int most = job->verbs->compute_size == sizeof(double) ? 1022 : 126;
+        int p = -k - ilogb(1 / root);
+        p = p > most ? most : p < -most ? -most : p;
+        out.prescale = ldexp(1, p);
+        out.scaled_rstd = ldexp(root, -k - p);
+    }
+    return out;
+}

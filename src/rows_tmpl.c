@@ -1,0 +1,128 @@
+/* The ROWS verbs: a row reduces to one number. Written once in T; norm.c includes this file once per dtype. */
+
+/* for j: s[lane(j)] += x[j] - c */
+INLINE void FN(add_deviations)(const char *x, const uint8_t *mask, ptrdiff_t n, A c, vec s[U]) {
+    vec t[U], centre = SPLAT(c);
+    UNROLL for (int u = 0; u < U; u++) t[u] = s[u];
+    LANE_LOOP(n, t[u] += FN(zero_outside)(mask, at, k, FN(fetch)(x, at, k, c) - centre););
+    UNROLL for (int u = 0; u < U; u++) s[u] = t[u];
+}
+
+/* for j: d = x[j] - c; s[lane(j)] += d; q[lane(j)] += d * d */
+INLINE void FN(add_squares)(const char *x, const uint8_t *mask, ptrdiff_t n, A c, vec s[U], vec q[U]) {
+    vec t[U], w[U], centre = SPLAT(c);
+    UNROLL for (int u = 0; u < U; u++) t[u] = s[u], w[u] = q[u];
+    LANE_LOOP(n, {
+        vec d = FN(zero_outside)(mask, at, k, FN(fetch)(x, at, k, c) - centre);
+        t[u] += d;
+        w[u] += d * d;
+    });
+    UNROLL for (int u = 0; u < U; u++) s[u] = t[u], q[u] = w[u];
+}
+
+/* how many elements the mask lets in, and where the first one stands */
+static ptrdiff_t FN(count_inside)(fn_tile mask, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t *row, ptrdiff_t *column) {
+    ptrdiff_t count = 0;
+    for (ptrdiff_t r = rows - 1; r >= 0; r--) {
+        const uint8_t *m = FN(mask_row)(mask, r);
+        ptrdiff_t inside = 0, j = 0;
+        for (ptrdiff_t i = 0; i < n; i++) inside += m[i];
+        if (!inside) continue;
+        while (!m[j]) j++;
+        *row = r;
+        *column = j;
+        count += inside;
+    }
+    return count;
+}
+
+INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, ptrdiff_t cell,
+                             fn_moments out) {
+    ptrdiff_t row = 0, column = 0, inside = rows * n;
+    if (mask.base) inside = FN(count_inside)(mask, rows, n, &row, &column);
+    double count = (double)inside;
+    out.count[cell] = count;
+    out.mean[cell] = out.comp[cell] = out.m2[cell] = 0;
+    if (!inside) return;
+
+    A m = 0;
+    if (centre) {
+        A c0 = LOAD1(x.base + row * x.step + column * (ptrdiff_t)sizeof(T));
+        vec s[U] = {{0}};
+        for (ptrdiff_t r = 0; r < rows; r++)
+            FN(add_deviations)(x.base + r * x.step, FN(mask_row)(mask, r), n, c0, s);
+        m = c0 + FN(tree)(s) / (A)count;
+    }
+    vec s[U] = {{0}}, q[U] = {{0}};
+    for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, FN(mask_row)(mask, r), n, m, s, q);
+    double squares = (double)FN(tree)(q);
+    if (centre) {
+        double sum = (double)FN(tree)(s), rest = sum / count;
+        out.mean[cell] = (double)m + rest;
+        out.comp[cell] = rest - (out.mean[cell] - (double)m);
+        squares -= sum * rest;
+    }
+    out.m2[cell] = squares < 0 ? 0 : squares;
+}
+
+static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
+                             ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out) {
+    const fn_tile none = {0};
+    for (ptrdiff_t c = 0; c < cells; c++) {
+        if (mask.base)
+            FN(moments_cell)(x, mask, rows, n, centre, c, out);
+        else if (centre)
+            FN(moments_cell)(x, none, rows, n, 1, c, out);
+        else
+            FN(moments_cell)(x, none, rows, n, 0, c, out);
+        x.base += cell_step;
+        if (mask.base) mask.base += mask_cell_step;
+    }
+}
+
+/* One row of the backward's sums. `has_x`, `along` (mean, rstd, shift vary along the row), `weight_along` and a NULL
+ * mask are constants wherever this is inlined. */
+INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptrdiff_t n, const fn_dots *p, ptrdiff_t r,
+                         int has_x, int along, int weight_along, fn_sums out) {
+    vec sg[U] = {{0}}, sgx[U] = {{0}}, sx[U] = {{0}};
+    const A *mean = FN(param_row)(p->mean, r), *rstd = FN(param_row)(p->rstd, r);
+    const A *shift = FN(param_row)(p->shift, r), *weight = FN(param_row)(p->weight, r);
+    const A fill = has_x && !along ? *mean : 0;
+    const vec mean0 = FN(param_splat)(p->mean, r, 0), rstd0 = FN(param_splat)(p->rstd, r, 1);
+    const vec shift0 = FN(param_splat)(p->shift, r, 0), weight0 = FN(param_splat)(p->weight, r, 1);
+    LANE_LOOP(n, {
+        vec g = FN(fetch)(dy, at, k, 0) * (weight_along ? FN(fetch_a)(weight, at, k) : weight0);
+        g = FN(zero_outside)(mask, at, k, g);
+        sg[u] += g;
+        if (has_x) {
+            vec m = along ? FN(fetch_a)(mean, at, k) : mean0, s = along ? FN(fetch_a)(rstd, at, k) : rstd0;
+            vec xhat = FN(zero_outside)(mask, at, k, (FN(fetch)(x, at, k, fill) - m) * s);
+            vec moved = xhat - (along && p->shift.a ? FN(fetch_a)(shift, at, k) : shift0);
+            sgx[u] += g * moved;
+            if (!along) sx[u] += xhat;
+        }
+    });
+    out.g[r] = (double)FN(tree)(sg);
+    if (has_x) out.gx[r] = (double)FN(tree)(sgx);
+    if (has_x && !along) out.x[r] = (double)FN(tree)(sx);
+}
+
+static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
+                          fn_sums out) {
+    const int weight_along = p->weight.a && p->weight.along, along = p->mean.a && p->mean.along;
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        const char *g = dy.base + r * dy.step, *v = x.base ? x.base + r * x.step : NULL;
+        const uint8_t *m = FN(mask_row)(mask, r);
+        if (mask.base && v)
+            along ? FN(dots_row)(g, v, m, n, p, r, 1, 1, weight_along, out)
+                  : FN(dots_row)(g, v, m, n, p, r, 1, 0, weight_along, out);
+        else if (!v)
+            FN(dots_row)(g, NULL, m, n, p, r, 0, 0, weight_along, out);
+        else if (along)
+            FN(dots_row)(g, v, NULL, n, p, r, 1, 1, weight_along, out);
+        else if (weight_along)
+            FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 1, out);
+        else
+            FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 0, out);
+    }
+}

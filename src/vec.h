@@ -1,0 +1,282 @@
+/* The vector vocabulary: the only file with intrinsics, and the only one that knows how an element is stored.
+ *
+ * A vector holds VBYTES bytes of the compute type A (float, or double for float64 storage). + - * and comparisons are
+ * the compiler's own on GNU vector types; what is missing there stands here, once per element kind K:
+ *
+ *     A    load1_K(p)             one element, at any address            void store1_K(p, a)
+ *     vec  load_K(p)              VL elements                            void store_K(p, v)
+ *     vec  loadn_K(p, k, fill)    k < VL elements, `fill` in the rest    void storen_K(p, v, k)
+ *
+ *     vec  splat_A(a)             A sum_A(v): the lanes added as a fixed tree, k with k + half
+ *     mask_A(p), maskn_A(p, k)    VL (k) bytes of a boolean mask as all-ones / all-zeros lanes
+ *     select_A(m, a, b)           m ? a : b
+ *
+ * Addresses need no alignment. Conversions round to nearest even, keep denormals, and agree bit by bit on every tier;
+ * nothing here contracts to fma. To add a tier: teach the four `#if` blocks below, and add a row in meson.build. */
+#ifndef FN_VEC_H
+#define FN_VEC_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#include <immintrin.h>
+#define FN_AVX512 1
+#define VBYTES 64
+#elif defined(__AVX2__) && defined(__F16C__)
+#include <immintrin.h>
+#define FN_AVX2 1
+#define VBYTES 32
+#else
+#define VBYTES 16
+#endif
+
+#define VL_f32 (VBYTES / 4)
+#define VL_f64 (VBYTES / 8)
+#define LANES_BYTES 128 /* virtual lanes of a sum, whatever the tier: 32 floats or 16 doubles */
+
+typedef uint16_t f16;  /* IEEE binary16, as its bits */
+typedef uint16_t bf16; /* the upper half of a float, as its bits */
+
+typedef float vf32 __attribute__((vector_size(VBYTES)));
+typedef double vf64 __attribute__((vector_size(VBYTES)));
+typedef int32_t vi32 __attribute__((vector_size(VBYTES)));
+typedef uint32_t vu32 __attribute__((vector_size(VBYTES)));
+typedef int64_t vi64 __attribute__((vector_size(VBYTES)));
+typedef uint16_t vu16 __attribute__((vector_size(VBYTES / 2))); /* as many lanes as vu32 */
+typedef uint8_t vm32 __attribute__((vector_size(VBYTES / 4)));
+typedef uint8_t vm64 __attribute__((vector_size(VBYTES / 8)));
+typedef float vf32x4 __attribute__((vector_size(16)));
+typedef float vf32x8 __attribute__((vector_size(32)));
+typedef double vf64x2 __attribute__((vector_size(16)));
+typedef double vf64x4 __attribute__((vector_size(32)));
+
+#define INLINE static inline __attribute__((always_inline, unused))
+
+/* memcpy of a constant size is one unaligned move: the portable way to read at any address */
+#define MOVE(dst, src) memcpy(&(dst), (src), sizeof(dst))
+
+INLINE vf32 splat_f32(float a) { return a - (vf32){0}; }
+INLINE vf64 splat_f64(double a) { return a - (vf64){0}; }
+
+INLINE vf32 select_f32(vi32 m, vf32 a, vf32 b) { return (vf32)((m & (vi32)a) | (~m & (vi32)b)); }
+INLINE vf64 select_f64(vi64 m, vf64 a, vf64 b) { return (vf64)((m & (vi64)a) | (~m & (vi64)b)); }
+
+/* ---- the sum tree: lane k meets lane k + half, from the widest half down -------------------------------------- */
+
+INLINE float sum_f32(vf32 v) {
+#if VBYTES == 64
+    vf32x8 h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+               __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif VBYTES == 32
+    vf32x8 h = v;
+#endif
+#if VBYTES >= 32
+    vf32x4 q = __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
+#else
+    vf32x4 q = v;
+#endif
+    q += __builtin_shufflevector(q, q, 2, 3, 0, 1);
+    return q[0] + q[1];
+}
+
+INLINE double sum_f64(vf64 v) {
+#if VBYTES == 64
+    vf64x4 h = __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+#elif VBYTES == 32
+    vf64x4 h = v;
+#endif
+#if VBYTES >= 32
+    vf64x2 q = __builtin_shufflevector(h, h, 0, 1) + __builtin_shufflevector(h, h, 2, 3);
+#else
+    vf64x2 q = v;
+#endif
+    return q[0] + q[1];
+}
+
+/* ---- masks: bytes 0 and 1 to lanes of zeros and ones ----------------------------------------------------------- */
+
+INLINE vi32 mask_f32(const uint8_t *p) {
+    vm32 m;
+    MOVE(m, p);
+    return __builtin_convertvector(m, vi32) != 0;
+}
+INLINE vi64 mask_f64(const uint8_t *p) {
+    vm64 m;
+    MOVE(m, p);
+    return __builtin_convertvector(m, vi64) != 0;
+}
+INLINE vi32 maskn_f32(const uint8_t *p, ptrdiff_t k) {
+    uint8_t m[VL_f32] = {0};
+    for (ptrdiff_t i = 0; i < k; i++) m[i] = p[i];
+    return mask_f32(m);
+}
+INLINE vi64 maskn_f64(const uint8_t *p, ptrdiff_t k) {
+    uint8_t m[VL_f64] = {0};
+    for (ptrdiff_t i = 0; i < k; i++) m[i] = p[i];
+    return mask_f64(m);
+}
+
+/* ---- float32 and float64: storage is the compute type ---------------------------------------------------------- */
+
+INLINE float load1_f32(const void *p) {
+    float a;
+    MOVE(a, p);
+    return a;
+}
+INLINE void store1_f32(void *p, float a) { memcpy(p, &a, sizeof a); }
+INLINE vf32 load_f32(const void *p) {
+    vf32 v;
+    MOVE(v, p);
+    return v;
+}
+INLINE void store_f32(void *p, vf32 v) { memcpy(p, &v, sizeof v); }
+
+INLINE double load1_f64(const void *p) {
+    double a;
+    MOVE(a, p);
+    return a;
+}
+INLINE void store1_f64(void *p, double a) { memcpy(p, &a, sizeof a); }
+INLINE vf64 load_f64(const void *p) {
+    vf64 v;
+    MOVE(v, p);
+    return v;
+}
+INLINE void store_f64(void *p, vf64 v) { memcpy(p, &v, sizeof v); }
+
+#if defined(FN_AVX512)
+INLINE vf32 loadn_f32(const void *p, ptrdiff_t k, float fill) {
+    return (vf32)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), (__mmask16)((1u << k) - 1), p);
+}
+INLINE void storen_f32(void *p, vf32 v, ptrdiff_t k) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << k) - 1), (__m512)v);
+}
+INLINE vf64 loadn_f64(const void *p, ptrdiff_t k, double fill) {
+    return (vf64)_mm512_mask_loadu_pd(_mm512_set1_pd(fill), (__mmask8)((1u << k) - 1), p);
+}
+INLINE void storen_f64(void *p, vf64 v, ptrdiff_t k) {
+    _mm512_mask_storeu_pd(p, (__mmask8)((1u << k) - 1), (__m512d)v);
+}
+#elif defined(FN_AVX2)
+static const int32_t first32[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+static const int64_t first64[8] = {-1, -1, -1, -1, 0, 0, 0, 0};
+INLINE vi32 firstn_f32(ptrdiff_t k) {
+    vi32 m;
+    MOVE(m, first32 + 8 - k);
+    return m;
+}
+INLINE vi64 firstn_f64(ptrdiff_t k) {
+    vi64 m;
+    MOVE(m, first64 + 4 - k);
+    return m;
+}
+INLINE vf32 loadn_f32(const void *p, ptrdiff_t k, float fill) {
+    vi32 m = firstn_f32(k);
+    return select_f32(m, (vf32)_mm256_maskload_ps(p, (__m256i)m), splat_f32(fill));
+}
+INLINE void storen_f32(void *p, vf32 v, ptrdiff_t k) { _mm256_maskstore_ps(p, (__m256i)firstn_f32(k), (__m256)v); }
+INLINE vf64 loadn_f64(const void *p, ptrdiff_t k, double fill) {
+    vi64 m = firstn_f64(k);
+    return select_f64(m, (vf64)_mm256_maskload_pd(p, (__m256i)m), splat_f64(fill));
+}
+INLINE void storen_f64(void *p, vf64 v, ptrdiff_t k) { _mm256_maskstore_pd(p, (__m256i)firstn_f64(k), (__m256d)v); }
+#else
+/* the general tail: through a small array, element by element */
+#define TAIL(K, V, A, VLEN)                                                                                            \
+    INLINE V loadn_##K(const void *p, ptrdiff_t k, A fill) {                                                           \
+        A t[VLEN];                                                                                                     \
+        for (ptrdiff_t i = 0; i < VLEN; i++) t[i] = i < k ? load1_##K((const A *)p + i) : fill;                        \
+        return load_##K(t);                                                                                            \
+    }                                                                                                                  \
+    INLINE void storen_##K(void *p, V v, ptrdiff_t k) {                                                                \
+        for (ptrdiff_t i = 0; i < k; i++) store1_##K((A *)p + i, v[i]);                                                \
+    }
+TAIL(f32, vf32, float, VL_f32)
+TAIL(f64, vf64, double, VL_f64)
+#undef TAIL
+#endif
+
+/* ---- float16 and bfloat16: two bytes in memory, float in registers --------------------------------------------- */
+
+INLINE vu32 load_u16(const void *p) {
+    vu16 h;
+    MOVE(h, p);
+    return __builtin_convertvector(h, vu32);
+}
+INLINE void store_u16(void *p, vu32 u) {
+    vu16 h = __builtin_convertvector(u, vu16);
+    memcpy(p, &h, sizeof h);
+}
+
+#if defined(FN_AVX512)
+INLINE vf32 load_f16(const void *p) { return (vf32)_mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+INLINE void store_f16(void *p, vf32 v) {
+    _mm256_storeu_si256(p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#elif defined(FN_AVX2)
+INLINE vf32 load_f16(const void *p) { return (vf32)_mm256_cvtph_ps(_mm_loadu_si128(p)); }
+INLINE void store_f16(void *p, vf32 v) {
+    _mm_storeu_si128(p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#else
+/* Shifted into a float's place a half is 2^112 too small, denormals included: one product mends all but inf and NaN. */
+INLINE vf32 load_f16(const void *p) {
+    vu32 h = load_u16(p);
+    vu32 magnitude = (h & 0x7fff) << 13;
+    vi32 special = (vi32)magnitude >= 0x0f800000;
+    vu32 bits = (vu32)((vf32)magnitude * 0x1p112f) | ((vu32)special & 0x7f800000u);
+    return (vf32)(bits | (h & 0x8000) << 16);
+}
+/* Three ranges: below 2^-14 the adder rounds for us (0.5 has the half's denormal spacing as its last bit); normal
+ * numbers round by integer carry, which runs over into infinity at 65520; from 65536 on, infinity or NaN. */
+INLINE void store_f16(void *p, vf32 v) {
+    vu32 u = (vu32)v, sign = u & 0x80000000u, a = u ^ sign;
+    vi32 special = (vi32)a >= 0x47800000, tiny = (vi32)a < 0x38800000, nan = (vi32)a > 0x7f800000;
+    vu32 small = (vu32)((vf32)a + 0.5f) - 0x3f000000u;
+    vu32 normal = (a + 0xc8000fffu + ((a >> 13) & 1)) >> 13;
+    vu32 h = ((vu32)tiny & small) | ((vu32)~tiny & normal);
+    h = ((vu32)special & (0x7c00u | ((vu32)nan & 0x0200u))) | ((vu32)~special & h);
+    store_u16(p, h | sign >> 16);
+}
+#endif
+
+INLINE vf32 load_bf16(const void *p) { return (vf32)(load_u16(p) << 16); }
+/* to nearest even by integer carry; a NaN stays one (its quiet bit is set lest the carry or the cut lose it) */
+INLINE void store_bf16(void *p, vf32 v) {
+    vu32 u = (vu32)v;
+    vi32 nan = (vi32)(u & 0x7fffffffu) > 0x7f800000;
+    vu32 rounded = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
+    store_u16(p, ((vu32)nan & (u >> 16 | 0x40u)) | ((vu32)~nan & rounded));
+}
+
+#define NARROW(K)                                                                                                      \
+    INLINE vf32 loadn_##K(const void *p, ptrdiff_t k, float fill) {                                                    \
+        uint16_t h[VL_f32] = {0};                                                                                      \
+        float t[VL_f32];                                                                                               \
+        for (ptrdiff_t i = 0; i < k; i++) memcpy(h + i, (const uint16_t *)p + i, 2);                                   \
+        store_f32(t, load_##K(h));                                                                                     \
+        for (ptrdiff_t i = k; i < VL_f32; i++) t[i] = fill;                                                            \
+        return load_f32(t);                                                                                            \
+    }                                                                                                                  \
+    INLINE void storen_##K(void *p, vf32 v, ptrdiff_t k) {                                                             \
+        uint16_t h[VL_f32];                                                                                            \
+        store_##K(h, v);                                                                                               \
+        for (ptrdiff_t i = 0; i < k; i++) memcpy((uint16_t *)p + i, h + i, 2);                                         \
+    }                                                                                                                  \
+    INLINE float load1_##K(const void *p) {                                                                            \
+        uint16_t h[VL_f32] = {0};                                                                                      \
+        memcpy(h, p, 2);                                                                                               \
+        return load_##K(h)[0];                                                                                         \
+    }                                                                                                                  \
+    INLINE void store1_##K(void *p, float a) {                                                                         \
+        uint16_t h[VL_f32];                                                                                            \
+        store_##K(h, splat_f32(a));                                                                                    \
+        memcpy(p, h, 2);                                                                                               \
+    }
+NARROW(f16)
+NARROW(bf16)
+#undef NARROW
+
+#endif
