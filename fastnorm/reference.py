@@ -324,7 +324,7 @@ def _grouped(x, num_groups, channel_axis):
     shape, (channel,) = np.shape(x), _axes(x, channel_axis)
     if num_groups < 1 or shape[channel] % num_groups:
         raise ValueError(f"num_groups is {num_groups}, it must divide {shape[channel]} channels")
-    return shape[:channel] + (num_groups, shape[channel] // num_groups) + shape[channel + 1 :], channel
+    return (*shape[:channel], num_groups, shape[channel] // num_groups, *shape[channel + 1 :]), channel
 
 
 def _split(p, shape, axes):

@@ -34,7 +34,9 @@ class Layout:
         return getattr(module, self.function)(x, weight=params[0], **self._bias(bias), **self.options, **more)
 
     def backward(self, module, dy, x, stats, weight=None, **more):
-        return getattr(module, f"{self.function}_backward")(dy, x, stats, weight=weight, **self.options, **more)
+        return getattr(module, f"{self.function}_backward")(
+            dy, x, stats, weight=weight, **self.options, **more
+        )
 
     def _bias(self, bias):
         return {"bias": bias} if self.has_bias else {}
@@ -88,9 +90,19 @@ LAYOUTS = [
     Layout("instance (N, H, W, C)", "instance_norm", (3, 4, 5, 7), (1, 2), (3,), {"channel_axis": -1}),
     Layout("group (N, C)", "group_norm", (5, 24), (2,), (1,), {"num_groups": 3, "channel_axis": 1}),
     Layout(
-        "group (N, C, H, W)", "group_norm", (3, 8, 3, 5), (2, 3, 4), (1,), {"num_groups": 2, "channel_axis": 1}
+        "group (N, C, H, W)",
+        "group_norm",
+        (3, 8, 3, 5),
+        (2, 3, 4),
+        (1,),
+        {"num_groups": 2, "channel_axis": 1},
     ),
     Layout(
-        "group (N, H, W, C)", "group_norm", (3, 4, 5, 8), (1, 2, 4), (3,), {"num_groups": 4, "channel_axis": -1}
+        "group (N, H, W, C)",
+        "group_norm",
+        (3, 4, 5, 8),
+        (1, 2, 4),
+        (3,),
+        {"num_groups": 4, "channel_axis": -1},
     ),
 ]

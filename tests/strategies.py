@@ -15,7 +15,8 @@ MOST_ELEMENTS = 3000
 def shapes(draw, min_dims=1, max_dims=5):
     """1 to 5 sizes with a bounded product."""
     shape, room = [], MOST_ELEMENTS
-    for _ in range(draw(st.integers(min_dims, max_dims))):
+    dims = [n for n in (2, 3, 1, 4, 3, 2, 5) if min_dims <= n <= max_dims]
+    for _ in range(draw(st.sampled_from(dims))):
         size = draw(st.sampled_from([s for s in SIZES if s <= room]))
         shape.append(size)
         room //= size
@@ -25,7 +26,8 @@ def shapes(draw, min_dims=1, max_dims=5):
 @st.composite
 def axes(draw, ndim):
     """Any subset of the dimensions in any order, negative numbers included, or one int."""
-    chosen = draw(st.lists(st.integers(0, ndim - 1), min_size=1, max_size=ndim, unique=True))
+    count = draw(st.sampled_from([*range(1, ndim), *range(1, ndim), ndim]))
+    chosen = draw(st.permutations(range(ndim)))[:count]
     chosen = tuple(a - ndim if draw(st.booleans()) else a for a in chosen)
     return chosen[0] if len(chosen) == 1 and draw(st.booleans()) else chosen
 
@@ -90,7 +92,7 @@ def arrays(draw, shape, dtype, rng):
 
 @st.composite
 def parameters(draw, shape, dtype, rng):
-    """None, or an array that broadcasts against `shape` without enlarging it, of any dtype allowed beside x."""
+    """None, or an array that broadcasts against `shape` without enlarging it, of a dtype allowed beside x."""
     if draw(st.booleans()):
         return None
     sizes = [n if draw(st.booleans()) else 1 for n in shape]
@@ -103,9 +105,10 @@ def parameters(draw, shape, dtype, rng):
 @st.composite
 def masks(draw, shape, axes, rng):
     """None, or a boolean array that broadcasts to `shape` and leaves every slice an element."""
-    if draw(st.booleans()):
+    kind = draw(st.sampled_from(["none", "full", "broadcast"]))
+    if kind == "none":
         return None
-    sizes = [n if draw(st.booleans()) else 1 for n in shape]
+    sizes = [n if kind == "full" or draw(st.booleans()) else 1 for n in shape]
     mask = rng.random(sizes) < 0.6
     reduced = {a % len(shape) for a in np.atleast_1d(axes)}
     mask[tuple(0 if i in reduced else slice(None) for i in range(len(shape)))] = True
@@ -114,3 +117,9 @@ def masks(draw, shape, axes, rng):
 
 
 dtypes = st.sampled_from(DTYPES)
+
+# Which of the two statistics are used; both, most of the time.
+statistics = st.sampled_from(
+    [(True, True), (True, True), (False, True), (True, False), (True, True), (False, False)]
+)
+statistics = statistics.map(lambda used: {"with_mean": used[0], "with_std": used[1]})

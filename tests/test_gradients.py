@@ -1,11 +1,11 @@
-"""Every backward against a numerical derivative along random directions, in float64; and what gradients must satisfy."""
+"""Every backward against a numerical derivative along random directions, in float64."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from layouts import LAYOUTS
-from strategies import axes, generators, masks, shapes, values
+from strategies import axes, generators, masks, shapes, statistics, values
 from tolerances import FLOAT64, TOLERANCES
 
 import fastnorm
@@ -39,17 +39,26 @@ class TestLayouts:
         _, stats = layout.forward(fastnorm, x, weight, bias, return_stats=True)
         grads = layout.backward(fastnorm, dy, x, stats, weight)
         size = np.abs(dy).sum()
-        assert_gradient(lambda t: (dy * layout.forward(fastnorm, t, weight, bias)).sum(), x, grads[0], rng, size)
-        assert_gradient(lambda t: (dy * layout.forward(fastnorm, x, t, bias)).sum(), weight, grads[1], rng, size)
+        assert_gradient(
+            lambda t: (dy * layout.forward(fastnorm, t, weight, bias)).sum(), x, grads[0], rng, size
+        )
+        assert_gradient(
+            lambda t: (dy * layout.forward(fastnorm, x, t, bias)).sum(), weight, grads[1], rng, size
+        )
         if layout.has_bias:
-            assert_gradient(lambda t: (dy * layout.forward(fastnorm, x, weight, t)).sum(), bias, grads[2], rng, size)
+            assert_gradient(
+                lambda t: (dy * layout.forward(fastnorm, x, weight, t)).sum(), bias, grads[2], rng, size
+            )
 
     def test_without_parameters(self, layout, rng):
         x, dy = values(rng, layout.shape, FLOAT64), values(rng, layout.shape, FLOAT64)
         _, stats = layout.forward(fastnorm, x, return_stats=True)
         grads = layout.backward(fastnorm, dy, x, stats)
-        assert grads[1] is None and grads[2] is None
-        assert_gradient(lambda t: (dy * layout.forward(fastnorm, t)).sum(), x, grads[0], rng, np.abs(dy).sum())
+        assert grads[1] is None
+        assert grads[2] is None
+        assert_gradient(
+            lambda t: (dy * layout.forward(fastnorm, t)).sum(), x, grads[0], rng, np.abs(dy).sum()
+        )
 
     def test_dx_is_orthogonal_to_ones_and_to_xhat(self, layout, dtype, rng):
         # Moving a slice along ones or along itself does not change its result (for eps = 0).
@@ -69,7 +78,7 @@ def cases(draw):
     shape, rng = draw(shapes(max_dims=4)), draw(generators())
     axis = draw(axes(len(shape)))
     sizes = [n if draw(st.booleans()) else 1 for n in shape]
-    options = {"with_mean": draw(st.booleans()), "with_std": draw(st.booleans()), "where": draw(masks(shape, axis, rng))}
+    options = {**draw(statistics), "where": draw(masks(shape, axis, rng))}
     return shape, axis, sizes, options, rng
 
 
@@ -77,7 +86,7 @@ def cases(draw):
 def test_normalize(case):
     shape, axis, sizes, options, rng = case
     x, dy = values(rng, shape, FLOAT64, 0.5, 1), values(rng, shape, FLOAT64)
-    # To a masked element the statistics are constants by decree: take it out of the sum that is differentiated.
+    # To a masked element the statistics are constants by decree: take it out of what is differentiated.
     dy = dy if options["where"] is None else dy * options["where"]
     weight, bias = values(rng, sizes, FLOAT64), values(rng, sizes[1:], FLOAT64)
     # A large eps keeps short slices smooth enough for finite steps.
@@ -93,18 +102,28 @@ def test_normalize(case):
     assert_gradient(lambda t: loss(bias=t), bias, grads.dbias, rng, size)
 
 
-@pytest.mark.parametrize("shape, axis", [((5, 8), 0), ((5, 8), 1), ((4, 3, 5), (0, 2)), ((4, 3, 5), (2, 1))])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((5, 8), 0), ((5, 8), 1), ((4, 3, 5), (0, 2)), ((4, 3, 5), (2, 1))]
+)
 def test_weight_norm(shape, axis, rng):
     v, dw = values(rng, shape, FLOAT64), values(rng, shape, FLOAT64)
     g = values(rng, [shape[a] for a in np.atleast_1d(axis)], FLOAT64)
     dv, dg = fastnorm.weight_norm_backward(dw, v, g, axis=axis)
-    assert_gradient(lambda t: (dw * fastnorm.weight_norm(t, g, axis=axis)).sum(), v, dv, rng, np.abs(dw).sum())
-    assert_gradient(lambda t: (dw * fastnorm.weight_norm(v, t, axis=axis)).sum(), g, dg, rng, np.abs(dw).sum())
+    assert_gradient(
+        lambda t: (dw * fastnorm.weight_norm(t, g, axis=axis)).sum(), v, dv, rng, np.abs(dw).sum()
+    )
+    assert_gradient(
+        lambda t: (dw * fastnorm.weight_norm(v, t, axis=axis)).sum(), g, dg, rng, np.abs(dw).sum()
+    )
 
 
-@pytest.mark.parametrize("shape, channel_axis", [((5, 8), 1), ((4, 3, 5), 1), ((4, 3, 5), -1)])
+@pytest.mark.parametrize(("shape", "channel_axis"), [((5, 8), 1), ((4, 3, 5), 1), ((4, 3, 5), -1)])
 def test_mean_only_batch_norm(shape, channel_axis, rng):
-    x, dy, bias = values(rng, shape, FLOAT64), values(rng, shape, FLOAT64), values(rng, shape[channel_axis], FLOAT64)
+    x, dy, bias = (
+        values(rng, shape, FLOAT64),
+        values(rng, shape, FLOAT64),
+        values(rng, shape[channel_axis], FLOAT64),
+    )
     dx, dbias = fastnorm.mean_only_batch_norm_backward(dy, channel_axis=channel_axis)
 
     def loss(x=x, bias=bias):

@@ -5,7 +5,7 @@ import pytest
 
 import fastnorm
 
-N, I, H = 24, 10, 16  # cases, inputs, hidden units
+CASES, INPUTS, HIDDEN = 24, 10, 16
 DELTA = 3.7
 
 
@@ -14,7 +14,7 @@ def batch(x, w):
 
 
 def weight(x, w):
-    return x @ fastnorm.weight_norm(w, np.linspace(0.5, 2, H), axis=0).T
+    return x @ fastnorm.weight_norm(w, np.linspace(0.5, 2, HIDDEN), axis=0).T
 
 
 def layer(x, w):
@@ -49,7 +49,14 @@ def case_rescaled(x, w, shift):
     return x, w
 
 
-CHANGES = [matrix_rescaled, matrix_recentred, vector_rescaled, dataset_rescaled, dataset_recentred, case_rescaled]
+CHANGES = [
+    matrix_rescaled,
+    matrix_recentred,
+    vector_rescaled,
+    dataset_rescaled,
+    dataset_recentred,
+    case_rescaled,
+]
 TABLE_1 = {
     batch: [True, False, True, True, True, False],
     weight: [True, False, True, False, False, False],
@@ -60,7 +67,11 @@ TABLE_1 = {
 @pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("norm", TABLE_1, ids=lambda f: f.__name__)
 def test_table_1(norm, change, rng):
-    x, w, shift = rng.standard_normal((N, I)), rng.standard_normal((H, I)), rng.standard_normal(I)
+    x, w, shift = (
+        rng.standard_normal((CASES, INPUTS)),
+        rng.standard_normal((HIDDEN, INPUTS)),
+        rng.standard_normal(INPUTS),
+    )
     before, after = norm(x, w), norm(*change(x, w, shift))
     difference = np.abs(after - before).max()
     if TABLE_1[norm][CHANGES.index(change)]:

@@ -25,7 +25,6 @@ def running(layout, rng, dtype):
     return values(rng, c, dtype), np.abs(values(rng, c, dtype)) + dtype.type(0.5)
 
 
-
 @pytest.mark.parametrize("layout", BATCH, ids=str)
 @pytest.mark.parametrize("momentum", [0.1, 0.0, 1.0, 0.25, -0.5, 2.0])
 def test_training_moves_them_in_place(layout, momentum, pair, rng):
@@ -43,7 +42,9 @@ def test_training_moves_them_in_place(layout, momentum, pair, rng):
     assert mean.dtype == var.dtype == running_dtype
     which = "y" if running_dtype.itemsize == 2 else "var"
     assert_close(mean, right_mean, which, size)
-    assert_close(var, right_var, which, np.abs(right_var) + var.astype(np.float64) + np.abs(momentum) * batch.var)
+    assert_close(
+        var, right_var, which, np.abs(right_var) + var.astype(np.float64) + np.abs(momentum) * batch.var
+    )
 
 
 @pytest.mark.parametrize("layout", BATCH, ids=str)
@@ -58,7 +59,9 @@ def test_evaluation_uses_them(layout, pair, rng):
     y, stats = layout.forward(fastnorm, x, weight, bias, return_stats=True, **more)
     expected, exact = layout.forward(reference, x, weight, bias, return_stats=True, **more)
     assert y.dtype == dtype
-    terms = np.abs(layout.forward(reference, x, weight, **more)) + np.abs(layout.along(bias).astype(np.float64))
+    terms = np.abs(layout.forward(reference, x, weight, **more)) + np.abs(
+        layout.along(bias).astype(np.float64)
+    )
     # (x - mean) rounds in proportion to the larger of the two.
     terms = terms + np.abs(layout.along(weight * exact.rstd * mean).astype(np.float64))
     assert_close(y, expected, "y", layout.largest(terms))
@@ -75,7 +78,9 @@ def test_evaluation_uses_them(layout, pair, rng):
     size = np.abs(dy.astype(np.float64)).sum(layout.reduced)
     assert_close(grads.dbias, right.dbias, "total", size)
     xhat = (x.astype(np.float64) - layout.along(exact.mean)) * layout.along(exact.rstd)
-    assert_close(grads.dweight, right.dweight, "total", np.abs(xhat * dy.astype(np.float64)).sum(layout.reduced))
+    assert_close(
+        grads.dweight, right.dweight, "total", np.abs(xhat * dy.astype(np.float64)).sum(layout.reduced)
+    )
 
 
 def test_evaluation_backward_treats_the_statistics_as_constants(rng):
@@ -111,7 +116,9 @@ def test_training_with_one_value_per_channel_gives_the_bias(rng):
 @pytest.mark.parametrize("which", ["running_mean", "running_var"])
 def test_one_of_them_alone_moves_while_training(which, rng):
     x = values(rng, (6, 4), FLOAT32)
-    alone, both = ({k: np.ones(4, np.float32) for k in names} for names in ([which], ["running_mean", "running_var"]))
+    alone, both = (
+        {k: np.ones(4, np.float32) for k in names} for names in ([which], ["running_mean", "running_var"])
+    )
     fastnorm.batch_norm(x, **alone)
     fastnorm.batch_norm(x, **both)
     np.testing.assert_array_equal(alone[which], both[which])
@@ -162,7 +169,7 @@ def test_not_finite_data_reaches_the_running_statistics_of_its_own_channel(rng):
 
 class TestMeanOnly:
     @pytest.mark.parametrize(
-        "shape, channel_axis", [((21, 10), 1), ((4, 6, 11), 1), ((3, 4, 5, 9), -1), ((3, 4, 5, 6), 2)]
+        ("shape", "channel_axis"), [((21, 10), 1), ((4, 6, 11), 1), ((3, 4, 5, 9), -1), ((3, 4, 5, 6), 2)]
     )
     @pytest.mark.parametrize("training", [True, False])
     def test_against_the_oracle(self, shape, channel_axis, training, pair, rng):
@@ -180,7 +187,8 @@ class TestMeanOnly:
 
         dx, dbias = fastnorm.mean_only_batch_norm_backward(dy, channel_axis=channel_axis, training=training)
         right = reference.mean_only_batch_norm_backward(dy, channel_axis=channel_axis, training=training)
-        assert dx.dtype == dtype and dbias.dtype == stats_dtype(dtype)
+        assert dx.dtype == dtype
+        assert dbias.dtype == stats_dtype(dtype)
         assert_close(dx, right[0], "dx")
         axes = tuple(a for a in range(x.ndim) if a != channel_axis % x.ndim)
         assert_close(dbias, right[1], "total", np.abs(dy.astype(np.float64)).sum(axes))
@@ -192,5 +200,7 @@ class TestMeanOnly:
     def test_one_value_per_channel_moves_the_running_mean(self, rng):
         # No variance is taken, so m / (m - 1) is no question here.
         x, mean = values(rng, (1, 3), FLOAT64), np.zeros(3)
-        np.testing.assert_array_equal(fastnorm.mean_only_batch_norm(x, running_mean=mean, momentum=1.0), 0 * x)
+        np.testing.assert_array_equal(
+            fastnorm.mean_only_batch_norm(x, running_mean=mean, momentum=1.0), 0 * x
+        )
         assert_close(mean, x[0], "mean")

@@ -8,10 +8,17 @@ from tolerances import FLOAT32, FLOAT64, assert_close, largest, stats_dtype
 import fastnorm
 from fastnorm import reference
 
-WEIGHTS = [((7, 12), 0), ((7, 12), 1), ((4, 3, 5, 5), 0), ((4, 3, 5, 5), 1), ((4, 3, 5), (0, 1)), ((4, 3, 5), (2, 0))]
+WEIGHTS = [
+    ((7, 12), 0),
+    ((7, 12), 1),
+    ((4, 3, 5, 5), 0),
+    ((4, 3, 5, 5), 1),
+    ((4, 3, 5), (0, 1)),
+    ((4, 3, 5), (2, 0)),
+]
 
 
-@pytest.mark.parametrize("shape, axis", WEIGHTS)
+@pytest.mark.parametrize(("shape", "axis"), WEIGHTS)
 @pytest.mark.parametrize("strided", [False, True])
 def test_weight_norm(shape, axis, strided, dtype, rng):
     axes = tuple(a % len(shape) for a in np.atleast_1d(axis))
@@ -28,7 +35,9 @@ def test_weight_norm(shape, axis, strided, dtype, rng):
 
     dv, dg = fastnorm.weight_norm_backward(dw, v, g, axis=axis)
     right_dv, right_dg = reference.weight_norm_backward(dw, v, g, axis=axis)
-    assert dv.dtype == dtype and dg.dtype == stats_dtype(dtype) and dg.shape == g.shape
+    assert dv.dtype == dtype
+    assert dg.dtype == stats_dtype(dtype)
+    assert dg.shape == g.shape
     assert_close(dv, right_dv, "dx", largest(right_dv, others))
     assert_close(dg, right_dg, "total", np.sqrt((dw.astype(np.float64) ** 2).sum()))
 

@@ -1,8 +1,8 @@
 """The one table of tolerances, and the comparisons that use it.
 
-Every number is a multiple of the rounding step (eps) of a dtype, times the size of what was rounded. A result in
-16-bit storage is held to that storage's eps: it was computed in float32, and only the store rounds. Statistics
-and parameter gradients of 16-bit inputs are float32, and are held to what float32 can do.
+Every number is a multiple of the rounding step (eps) of a dtype, times the size of what was rounded. A result
+in 16-bit storage is held to that storage's eps: it was computed in float32, and only the store rounds.
+Statistics and parameter gradients of 16-bit inputs are float32, and are held to what float32 can do.
 """
 
 from typing import NamedTuple
@@ -35,10 +35,16 @@ class Tolerance(NamedTuple):
 
 
 TOLERANCES = {
-    "float64": Tolerance(2.0**-52, 2.0**-1074, np.finfo(FLOAT64).max, y=16, dx=64, mean=2, var=16, rstd=16, total=16),
-    "float32": Tolerance(2.0**-23, 2.0**-149, 2.0**128 - 2.0**103, y=16, dx=64, mean=2, var=16, rstd=16, total=16),
+    "float64": Tolerance(
+        2.0**-52, 2.0**-1074, np.finfo(FLOAT64).max, y=16, dx=64, mean=2, var=16, rstd=16, total=16
+    ),
+    "float32": Tolerance(
+        2.0**-23, 2.0**-149, 2.0**128 - 2.0**103, y=16, dx=64, mean=2, var=16, rstd=16, total=16
+    ),
     "float16": Tolerance(2.0**-10, 2.0**-24, 65519.0, y=1, dx=1, mean=2, var=16, rstd=16, total=16),
-    "bfloat16": Tolerance(2.0**-7, 2.0**-133, 2.0**128 - 2.0**119, y=1, dx=1, mean=2, var=16, rstd=16, total=16),
+    "bfloat16": Tolerance(
+        2.0**-7, 2.0**-133, 2.0**128 - 2.0**119, y=1, dx=1, mean=2, var=16, rstd=16, total=16
+    ),
 }
 
 
@@ -48,10 +54,10 @@ def stats_dtype(dtype):
 
 
 def assert_close(actual, expected, what, scale=None):
-    """|actual - expected| <= multiple * eps * scale, `what` the column of the table, eps that of actual's dtype.
+    """|actual - expected| <= multiple * eps * scale: `what` is a column of the table, eps that of actual.
 
-    `scale` is the largest |expected| unless given. What is NaN or infinite, or too large for the dtype, must be the
-    same on both sides.
+    `scale` is the largest |expected| unless given. What is NaN, infinite or too large for the dtype must be
+    the same on both sides.
     """
     actual, expected = np.asarray(actual), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape, f"{what} has shape {actual.shape}, expected {expected.shape}"
@@ -109,7 +115,9 @@ def parameter_scales(dy, x, stats, weight, bias, where=None):
     xhat = np.abs(xhat * (1 if stats.rstd is None else stats.rstd))
     ones = reference.Stats(None, None)
     options = {"with_mean": False, "with_std": False, "where": where}
-    grads = reference.normalize_backward(np.abs(dy), xhat, ones, tuple(range(xhat.ndim)), weight, bias, **options)
+    grads = reference.normalize_backward(
+        np.abs(dy), xhat, ones, tuple(range(xhat.ndim)), weight, bias, **options
+    )
     return grads.dweight, grads.dbias
 
 
