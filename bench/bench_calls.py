@@ -41,6 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         peer.set_threads(1)
     told = machine.describe()
     print(machine.sentence(told))
+    if warning := machine.warning(told):
+        print(warning, file=sys.stderr)
     print(f"{'us a call':<48}" + "".join(f"{name:>10}" for name in names))
     rows = {}
     for layout in SHAPES:

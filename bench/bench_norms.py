@@ -47,6 +47,8 @@ def main(argv: list[str] | None = None) -> int:
     threads = args.threads or sorted({1, fastnorm.get_num_threads()})
     told = machine.describe()
     print(machine.sentence(told))
+    if warning := machine.warning(told):
+        print(warning, file=sys.stderr)
     print(report.header(others), flush=True)
     results, wrong = [], 0
     for case in select(args):

@@ -2,10 +2,12 @@
 
 import os
 import platform
+import time
 from importlib import metadata
 from pathlib import Path
 
 CACHE_DIR = Path("/sys/devices/system/cpu/cpu0/cache")
+TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100  # a second
 TOLD_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "avx512_fp16", "asimd", "sve")
 TOLD_PACKAGES = ("fastnorm", "numpy", "torch", "numba")
 
@@ -27,6 +29,13 @@ def cache_nbytes(level: int, default: int) -> int:
     return default
 
 
+def busy(seconds: float = 0.5) -> float:
+    """How many processors other processes use, while this one sleeps; 0 where nobody tells."""
+    before = _busy_ticks()
+    time.sleep(seconds)
+    return max(0.0, (_busy_ticks() - before) / TICKS / seconds)
+
+
 def describe() -> dict:
     """CPU, caches, and the versions of everything compared."""
     cpu = _cpuinfo()
@@ -42,10 +51,21 @@ def describe() -> dict:
         "family_model": f"{cpu.get('cpu family', '?')}/{cpu.get('model', '?')}",
         "flags": [flag for flag in TOLD_FLAGS if flag in flags],
         "processors": processors(),
+        "busy_elsewhere": round(busy(), 2),
         "l2_nbytes": cache_nbytes(2, 1 << 20),
         "l3_nbytes": cache_nbytes(3, 0),
         "versions": versions,
     }
+
+
+def warning(machine: dict) -> str:
+    """A sentence if other processes disturb the measurement, else nothing."""
+    if machine["busy_elsewhere"] < 0.1:
+        return ""
+    return (
+        f"warning: other processes use {machine['busy_elsewhere']} of {machine['processors']} processors; "
+        "times with all threads will be wrong by whole scheduler slices"
+    )
 
 
 def sentence(machine: dict) -> str:
@@ -62,6 +82,15 @@ def _cpuinfo() -> dict[str, str]:
     """The first processor's lines of /proc/cpuinfo."""
     pairs = (line.partition(":") for line in _read(Path("/proc/cpuinfo")).split("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _busy_ticks() -> int:
+    """Clock ticks that all processors together have worked, from /proc/stat."""
+    fields = _read(Path("/proc/stat")).split("\n")[0].split()[1:]
+    user, nice, system, _idle, _wait, *interrupts = (
+        (int(field) for field in fields[:8]) if fields else [0] * 8
+    )
+    return user + nice + system + sum(interrupts)
 
 
 def _read(path: Path) -> str:

@@ -24,6 +24,7 @@ class Budget:
 
     seconds: float = 0.3  # of timed rounds for one case
     batch: float = 0.001  # seconds of one turn, reached by repeating short calls
+    min_rounds: int = 5  # even if that takes longer
     max_rounds: int = 30
     hopeless: float = 5.0  # a peer so many times slower than the fastest after its first turns has no more,
     slow: float = 0.005  # if its call takes so many seconds
@@ -65,7 +66,7 @@ def interleave(
             first = done % len(names)
             for name in names[first:] + names[:first]:
                 turn(name, max(1, int(budget.batch / best[name])))
-            if perf_counter() > end:
+            if perf_counter() > end and done + 1 >= budget.min_rounds:
                 break
         return best
     finally:
