@@ -15,16 +15,18 @@ def _is_known(dtype):
     return dtype.kind == "f" and dtype.itemsize <= 8 or dtype.name == "bfloat16"
 
 
-def to_array(x, name):
-    """Any array-like as an ndarray of a known dtype; integers and booleans as float64."""
+def _plain(x, name):
+    """Any array-like as a base-class ndarray."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, needs a plain one: pass its data, and where=~{name}.mask")
-    if not isinstance(x, np.ndarray):
-        if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
-            x = np.from_dlpack(x)
-        else:
-            x = np.asarray(x)
-    x = np.asarray(x)
+    if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
+        return np.from_dlpack(x)
+    return np.asarray(x)
+
+
+def to_array(x, name):
+    """Any array-like as an ndarray of a known dtype; integers and booleans as float64."""
+    x = _plain(x, name)
     if x.dtype.kind in "biu":
         return x.astype(np.float64)
     if not _is_known(x.dtype):
@@ -34,7 +36,7 @@ def to_array(x, name):
 
 def to_values(a, name, dtype):
     """A parameter or a statistic as an aligned array of the compute dtype, whatever real dtype it has."""
-    a = np.asarray(a)
+    a = _plain(a, name)
     if not (a.dtype.kind in "biuf" or a.dtype.name == "bfloat16"):
         raise TypeError(f"{name} has dtype {a.dtype}, needs real numbers")
     return np.require(a.astype(dtype, copy=False), requirements="A")
@@ -42,7 +44,7 @@ def to_values(a, name, dtype):
 
 def to_gradient(dy, x, name="dy"):
     """dy as an ndarray of x's dtype and shape."""
-    if not isinstance(dy, np.ndarray) and not hasattr(dy, "dtype"):
+    if not hasattr(dy, "dtype") and not hasattr(dy, "__dlpack__"):
         dy = np.asarray(dy, dtype=x.dtype)
     dy = to_array(dy, name)
     if dy.dtype != x.dtype:
@@ -54,10 +56,21 @@ def to_gradient(dy, x, name="dy"):
 
 def to_stats(a, name, shape, dtype):
     """Saved statistics as a C-ordered array of the compute dtype, of exactly this shape."""
+    if a is None:
+        raise ValueError(f"{name} is None, needs an array of shape {shape}")
     a = to_values(a, name, dtype)
     if a.shape != shape:
         raise ValueError(f"{name} has shape {a.shape}, needs {shape}")
     return np.ascontiguousarray(a)
+
+
+def to_pair(stats):
+    """(mean, rstd) as the forward returned them."""
+    try:
+        mean, rstd = stats
+    except (TypeError, ValueError):
+        raise TypeError(f"stats is {type(stats).__name__}, needs the Stats(mean, rstd) of the forward") from None
+    return mean, rstd
 
 
 def to_mask(where, shape):
@@ -80,6 +93,13 @@ def no_empty_slice(mask, axes):
         first = np.argwhere(~some)[0]
         index = ", ".join(":" if d in axes else str(i) for d, i in enumerate(first))
         raise ValueError(f"where selects no element of the slice x[{index}], needs at least one in every slice")
+
+
+def to_axis(axis, name):
+    """An int, or with "axis" a tuple of them; what they mean for x is another matter."""
+    if isinstance(axis, tuple) and name == "axis":
+        return tuple(to_int(a, name) for a in axis)
+    return to_int(axis, name)
 
 
 def empty_axis(shape, axes):
@@ -128,7 +148,7 @@ def _overlaps_itself(a):
 
 def check_out(out, x, others):
     """Raise unless `out` can take the result: x's shape and dtype, writeable, apart from every input but x itself."""
-    if type(out) is not np.ndarray:
+    if not isinstance(out, np.ndarray) or isinstance(out, (np.matrix, np.ma.MaskedArray)):
         raise TypeError(f"out is {type(out).__name__}, needs a numpy.ndarray")
     if out.shape != x.shape:
         raise ValueError(f"out has shape {out.shape}, needs x's shape {x.shape}")
@@ -145,29 +165,33 @@ def check_out(out, x, others):
             raise ValueError(f"out overlaps {name}, needs memory of its own")
 
 
-def to_eps(eps):
-    """A non-negative number."""
+def _to_float(value, name):
+    if isinstance(value, (str, bytes)):
+        raise TypeError(f"{name} is {value!r}, needs a real number")
     try:
-        value = float(eps)
+        return float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"eps is {eps!r}, needs a real number") from None
+        raise TypeError(f"{name} is {value!r}, needs a real number") from None
+
+
+def to_eps(eps):
+    """A number that is neither negative nor NaN."""
+    value = _to_float(eps, "eps")
     if not value >= 0:
         raise ValueError(f"eps is {eps!r}, needs a number that is not negative and not NaN")
     return value
 
 
 def to_real(value, name):
-    """A real number; infinity and NaN raise."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} is {value!r}, needs a real number") from None
+    """A finite number."""
+    number = _to_float(value, name)
     if not math.isfinite(number):
         raise ValueError(f"{name} is {value!r}, needs a finite number")
     return number
 
 
 def to_int(value, name):
+    """An int, or what stands for one."""
     try:
         return operator.index(value)
     except TypeError:

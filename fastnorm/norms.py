@@ -237,8 +237,6 @@ def batch_norm(
     eps = checks.to_eps(eps)
     running = given = None
     if not training:
-        if where is not None:
-            checks.to_mask(where, x.shape)
         given = _frozen({"running_mean": running_mean, "running_var": running_var}, x, layout, eps)
     elif running_mean is not None or running_var is not None:
         both = {"running_mean": running_mean, "running_var": running_var}

@@ -313,12 +313,13 @@ cdef bint finish_axes(fn_job *job, Axes *axes, cnp.ndarray x, Layout layout) exc
     return True
 
 
-cdef cnp.ndarray add_mask(fn_job *job, Axes *axes, where, cnp.ndarray x, Layout layout):
-    cdef cnp.ndarray mask = checks.to_mask(where, (<object> x).shape)
+cdef int add_mask(fn_job *job, Axes *axes, cnp.ndarray mask, Layout layout) except -1:
+    """Puts a mask of x's shape into the job; where statistics come from it, no slice may be empty."""
+    if not job.given:
+        checks.no_empty_slice(mask, tuple([d for d in range(layout.ndim) if layout.is_reduced[d]]))
     lay_like(axes, mask, layout, FN_MASK)
     job.data[FN_MASK] = <char *> cnp.PyArray_DATA(mask)
-    checks.no_empty_slice(mask, tuple([d for d in range(layout.ndim) if layout.is_reduced[d]]))
-    return mask
+    return 0
 
 
 cdef int run(fn_job *job, bint forward) except -1:
@@ -360,8 +361,8 @@ def forward(cnp.ndarray x, Layout layout, weight, bias, double eps, bint with_me
     if bias is not None:
         b = add_param(&job, &axes, layout, bias, "bias", x, FN_BIAS, code)
     lay_stats(&axes)
-    if where is not None and given is None:
-        mask = add_mask(&job, &axes, where, x, layout)
+    if where is not None:
+        mask = checks.to_mask(where, (<object> x).shape)
     if out is not None:
         checks.check_out(out, x, (("weight", w), ("bias", b), ("where", mask)))
         y = out
@@ -369,6 +370,8 @@ def forward(cnp.ndarray x, Layout layout, weight, bias, double eps, bint with_me
         y = new_like(x)
     lay_like(&axes, y, layout, FN_Y)
     job.data[FN_Y] = <char *> cnp.PyArray_DATA(y)
+    if mask is not None and given is None:
+        add_mask(&job, &axes, mask, layout)
 
     shape = dtype = None
     if return_stats:
@@ -472,7 +475,8 @@ def moments(cnp.ndarray x, Layout layout, double correction, bint keepdims, wher
     job.data[FN_X] = <char *> cnp.PyArray_DATA(x)
     job.centre, job.scale, job.eps, job.threads = True, True, 0, threads
     if where is not None:
-        mask = add_mask(&job, &axes, where, x, layout)
+        mask = checks.to_mask(where, (<object> x).shape)
+        add_mask(&job, &axes, mask, layout)
     shape = stats_shape(&axes, keepdims)
     wide = np.zeros((3, *shape))
     if finish_axes(&job, &axes, x, layout):
@@ -522,14 +526,16 @@ def backward(cnp.ndarray dy, x, stats, Layout layout, weight, bias, bint want_pa
         w = add_param(&job, &axes, layout, weight, "weight", dy, FN_WEIGHT, code)
     lay_stats(&axes)
     if where is not None:
-        mask = add_mask(&job, &axes, where, dy, layout)
+        mask = checks.to_mask(where, (<object> dy).shape)
+        add_mask(&job, &axes, mask, layout)
     shape = stats_shape(&axes, layout.keepdims)
-    if stats is not None:
-        if stats[0] is not None and (with_mean or given):
-            mean = checks.to_stats(stats[0], "stats.mean", shape, compute_dtype(code))
+    if x is not None:
+        saved_mean, saved_rstd = checks.to_pair(stats)
+        if with_mean:
+            mean = checks.to_stats(saved_mean, "stats.mean", shape, compute_dtype(code))
             job.mean = cnp.PyArray_DATA(mean)
-        if stats[1] is not None and with_std:
-            rstd = checks.to_stats(stats[1], "stats.rstd", shape, compute_dtype(code))
+        if with_std:
+            rstd = checks.to_stats(saved_rstd, "stats.rstd", shape, compute_dtype(code))
             job.rstd = cnp.PyArray_DATA(rstd)
     dx = new_like(dy if x is None else x)
     lay_like(&axes, dx, layout, FN_Y)

@@ -24,7 +24,7 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
             if (prescaled) v *= prescale;
             v = ((v - mean) - comp) * rstd;
             v *= weight_along ? FN(fetch_a)(FN(param_row)(p->weight, r), at, k) : FN(param_splat)(p->weight, r, 1);
-            v += bias_along ? FN(fetch_a)(FN(param_row)(p->bias, r), at, k) : FN(param_splat)(p->bias, r, 0);
+            v += bias_along /* -0 is what changes nothing, not even a sign */  ? FN(fetch_a)(FN(param_row)(p->bias, r), at, k) : FN(param_splat)(p->bias, r, (A)-0.0);
             FN(put)((char *)y.base + r * y.step, at, k, v);
         }
     });
