@@ -2,7 +2,7 @@
 
 cimport cython
 cimport numpy as cnp
-from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from libc.math cimport isfinite
 from libc.string cimport memset
 
@@ -45,6 +45,14 @@ def set_isa(str name):
             tier = tiers[i]
             return
     raise ValueError(f"isa is {name!r}, needs one of {', '.join(isa_tiers())}: what this build and processor have")
+
+
+def tier_capsule(str name):
+    """This tier's table of verbs (fn_tier), as `_verbs` takes it; for tests."""
+    for i in range(ntiers):
+        if tiers[i].name.decode() == name:
+            return PyCapsule_New(<void *> tiers[i], "fastnorm.tier", NULL)
+    raise ValueError(f"name is {name!r}, needs one of {', '.join(isa_tiers())}")
 
 
 if os.environ.get("FASTNORM_ISA"):

@@ -1,0 +1,316 @@
+"""For tests only: every verb of norm.h, of any tier and dtype, on NumPy buffers, and the planner without a kernel.
+
+Nothing in the package imports this module. It owns no kernel: `_norm` hands out its tiers (`tier_capsule`). Dtypes are
+codes here, the index in fn_tier.verbs, and arrays are memory: only their item size has to fit.
+
+    tile     (rows, n) array whose elements are adjacent along a row, in any steps between rows; None: no tile
+    param    (array of A, step, along), as in fn_param; None: absent
+    moments  four, and sums three, float64 arrays
+"""
+
+cimport numpy as cnp
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stddef cimport ptrdiff_t
+from libc.string cimport memset
+
+cdef extern from "norm.h":
+    ctypedef struct fn_tile:
+        const char *base
+        ptrdiff_t step
+    ctypedef struct fn_param:
+        const void *a
+        ptrdiff_t step
+        int along
+    ctypedef struct fn_moments:
+        double *count
+        double *mean
+        double *comp
+        double *m2
+    ctypedef struct fn_sums:
+        double *g
+        double *gx
+        double *x
+    ctypedef struct fn_affine:
+        fn_param mean, comp, rstd, prescale, weight, bias
+    ctypedef struct fn_dots:
+        fn_param mean, rstd, shift, weight
+    ctypedef struct fn_adjoint:
+        fn_param mean, rstd, c1, c2, weight
+    ctypedef struct fn_verbs:
+        const char *name
+        size_t size
+        size_t compute_size
+        double (*load1)(const void *p) noexcept
+        void (*store1)(void *p, double value) noexcept
+        void (*moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
+                             ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out) noexcept
+        void (*moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
+                             fn_moments out) noexcept
+        void (*apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) noexcept
+        void (*dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
+                          fn_sums out) noexcept
+        void (*dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
+                          void *work, fn_sums out) noexcept
+        void (*combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n,
+                        const fn_adjoint *p) noexcept
+        int (*finalize)(ptrdiff_t n, fn_moments moments, double eps, double least, int scale, void *mean, void *comp,
+                        void *rstd) noexcept
+        void (*merge)(ptrdiff_t n, fn_moments into, fn_moments other) noexcept
+    ctypedef struct fn_tier:
+        const fn_verbs *verbs[4]
+
+cdef extern from "plan.h":
+    enum: FN_NOPERANDS, FN_MAXDIM
+    ctypedef struct fn_axis:
+        ptrdiff_t len
+        int reduced
+        ptrdiff_t stride[9]
+    ctypedef struct fn_plan:
+        ptrdiff_t offset[9]
+        int cols
+        fn_axis inner, fold
+        ptrdiff_t n
+        int nkept, nreduced
+        fn_axis kept[65]
+        fn_axis reduced[65]
+        ptrdiff_t regions, rows, count
+    void fn_plan_make(fn_plan *plan, int ndim, const fn_axis *axes, ptrdiff_t size) noexcept
+    ptrdiff_t fn_plan_step(const fn_plan *plan, int operand) noexcept
+
+cdef extern from "job.h":
+    ctypedef struct fn_job:
+        const fn_verbs *verbs
+        fn_plan plan
+    ctypedef struct fn_cut:
+        int many_rows
+        ptrdiff_t blocks, chunk_blocks, chunks, units
+    ctypedef struct fn_unit:
+        ptrdiff_t slices
+    ctypedef struct fn_block:
+        ptrdiff_t offset[9]
+        ptrdiff_t rows, width
+    fn_cut fn_cut_make(const fn_job *job) noexcept
+    fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit) noexcept
+    fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block) noexcept
+    const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut) noexcept
+
+cnp.import_array()
+
+# fn_operand, in its order
+OPERANDS = ("x", "y", "dy", "mask", "weight", "bias", "stat", "dweight", "dbias")
+
+
+# ---- arrays as the structs of norm.h -----------------------------------------------------------------------------
+
+cdef fn_tile tile_of(a, ptrdiff_t rows, ptrdiff_t n, size_t size) except *:
+    cdef fn_tile tile
+    cdef cnp.ndarray array
+    memset(&tile, 0, sizeof(tile))
+    if a is None:
+        return tile
+    array = a
+    if a.shape != (rows, n) or a.itemsize != size or (n > 1 and a.strides[1] != <ptrdiff_t> size):
+        raise ValueError(f"tile of shape {a.shape}, strides {a.strides}; needs {(rows, n)} with adjacent items")
+    tile.base = <const char *> cnp.PyArray_DATA(array)
+    tile.step = cnp.PyArray_STRIDE(array, 0)
+    return tile
+
+
+cdef fn_param param_of(p, ptrdiff_t rows, ptrdiff_t n, size_t size) except *:
+    cdef fn_param param
+    cdef cnp.ndarray array
+    memset(&param, 0, sizeof(param))
+    if p is None:
+        return param
+    array, param.step, param.along = p
+    if p[0].itemsize != size or p[0].size <= (rows - 1) * param.step + (n - 1 if param.along else 0):
+        raise ValueError(f"param of {p[0].size} items of {p[0].itemsize} bytes is too small")
+    param.a = cnp.PyArray_DATA(array)
+    return param
+
+
+cdef double *doubles(a, ptrdiff_t n) except NULL:
+    if a.dtype.char != "d" or a.shape != (n,) or not a.flags.c_contiguous:
+        raise ValueError(f"results of shape {a.shape}, dtype {a.dtype}; needs {n} float64")
+    return <double *> cnp.PyArray_DATA(<cnp.ndarray> a)
+
+
+cdef fn_moments moments_of(arrays, ptrdiff_t n) except *:
+    cdef fn_moments m
+    count, mean, comp, m2 = arrays
+    m.count, m.mean, m.comp, m.m2 = doubles(count, n), doubles(mean, n), doubles(comp, n), doubles(m2, n)
+    return m
+
+
+cdef fn_sums sums_of(arrays, ptrdiff_t n) except *:
+    cdef fn_sums s
+    g, gx, x = arrays
+    s.g, s.gx, s.x = doubles(g, n), doubles(gx, n), doubles(x, n)
+    return s
+
+
+cdef void *values(a, ptrdiff_t n, size_t size) except NULL:
+    if a.itemsize != size or a.shape != (n,) or not a.flags.c_contiguous:
+        raise ValueError(f"array of shape {a.shape} and {a.itemsize} bytes an item; needs {n} of {size}")
+    return cnp.PyArray_DATA(<cnp.ndarray> a)
+
+
+# ---- verbs ------------------------------------------------------------------------------------------------------
+
+cdef class Verbs:
+    """The verbs of one dtype on one tier."""
+
+    cdef const fn_verbs *verbs
+
+    def __init__(self, tier, int code):
+        self.verbs = (<const fn_tier *> PyCapsule_GetPointer(tier, "fastnorm.tier")).verbs[code]
+
+    @property
+    def name(self):
+        return self.verbs.name.decode()
+
+    @property
+    def size(self):
+        return self.verbs.size
+
+    @property
+    def compute_size(self):
+        return self.verbs.compute_size
+
+    def load(self, cnp.ndarray source, cnp.ndarray into):
+        """load1 of every item of `source`."""
+        cdef ptrdiff_t i, n = cnp.PyArray_SIZE(source)
+        cdef const char *p = <const char *> values(source, n, self.verbs.size)
+        cdef double *out = doubles(into, n)
+        for i in range(n):
+            out[i] = self.verbs.load1(p + i * <ptrdiff_t> self.verbs.size)
+
+    def store(self, cnp.ndarray source, cnp.ndarray into):
+        """store1 of every item of `source`."""
+        cdef ptrdiff_t i, n = cnp.PyArray_SIZE(source)
+        cdef char *p = <char *> values(into, n, self.verbs.size)
+        cdef const double *a = doubles(source, n)
+        for i in range(n):
+            self.verbs.store1(p + i * <ptrdiff_t> self.verbs.size, a[i])
+
+    def moments_rows(self, cnp.ndarray x, mask, bint centre, out):
+        """x and mask: (cells, rows, n)."""
+        cdef ptrdiff_t cells = x.shape[0], rows = x.shape[1], n = x.shape[2], mask_step = 0
+        cdef fn_tile m = tile_of(None if mask is None else mask[0], rows, n, 1)
+        if mask is not None:
+            mask_step = mask.strides[0]
+        self.verbs.moments_rows(tile_of(x[0], rows, n, self.verbs.size), m, cells, cnp.PyArray_STRIDE(x, 0), mask_step,
+                                rows, n, centre, moments_of(out, cells))
+
+    def moments_cols(self, cnp.ndarray x, mask, bint centre, work, out):
+        cdef ptrdiff_t rows = x.shape[0], n = x.shape[1]
+        self.verbs.moments_cols(tile_of(x, rows, n, self.verbs.size), tile_of(mask, rows, n, 1), rows, n, centre,
+                                values(work, 4 * n, self.verbs.compute_size), moments_of(out, n))
+
+    def apply(self, cnp.ndarray x, cnp.ndarray y, mean=None, comp=None, rstd=None, prescale=None, weight=None,
+              bias=None):
+        cdef ptrdiff_t rows = x.shape[0], n = x.shape[1]
+        cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
+        cdef fn_affine p
+        p.mean, p.comp = param_of(mean, rows, n, compute), param_of(comp, rows, n, compute)
+        p.rstd, p.prescale = param_of(rstd, rows, n, compute), param_of(prescale, rows, n, compute)
+        p.weight, p.bias = param_of(weight, rows, n, compute), param_of(bias, rows, n, compute)
+        self.verbs.apply(tile_of(x, rows, n, size), tile_of(y, rows, n, size), rows, n, &p)
+
+    def dots_rows(self, cnp.ndarray dy, x, mask, out, mean=None, rstd=None, shift=None, weight=None):
+        cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
+        cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
+        cdef fn_dots p
+        p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
+        p.shift, p.weight = param_of(shift, rows, n, compute), param_of(weight, rows, n, compute)
+        self.verbs.dots_rows(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(mask, rows, n, 1), rows, n,
+                             &p, sums_of(out, rows))
+
+    def dots_cols(self, cnp.ndarray dy, x, mask, work, out, mean=None, rstd=None, shift=None, weight=None):
+        cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
+        cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
+        cdef fn_dots p
+        p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
+        p.shift, p.weight = param_of(shift, rows, n, compute), param_of(weight, rows, n, compute)
+        self.verbs.dots_cols(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(mask, rows, n, 1), rows, n,
+                             &p, values(work, 3 * n, compute), sums_of(out, n))
+
+    def combine(self, cnp.ndarray dy, x, mask, cnp.ndarray dx, mean=None, rstd=None, c1=None, c2=None, weight=None):
+        cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
+        cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
+        cdef fn_adjoint p
+        p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
+        p.c1, p.c2 = param_of(c1, rows, n, compute), param_of(c2, rows, n, compute)
+        p.weight = param_of(weight, rows, n, compute)
+        self.verbs.combine(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(mask, rows, n, 1),
+                           tile_of(dx, rows, n, size), rows, n, &p)
+
+    def finalize(self, moments, double eps, double least, bint scale, mean, comp, rstd):
+        cdef ptrdiff_t n = moments[0].size
+        cdef size_t compute = self.verbs.compute_size
+        return self.verbs.finalize(n, moments_of(moments, n), eps, least, scale, values(mean, n, compute),
+                                   values(comp, n, compute), values(rstd, n, compute))
+
+    def merge(self, into, other):
+        cdef ptrdiff_t n = into[0].size
+        self.verbs.merge(n, moments_of(into, n), moments_of(other, n))
+
+
+# ---- plans ------------------------------------------------------------------------------------------------------
+
+cdef int make_plan(fn_plan *plan, axes, ptrdiff_t size) except -1:
+    cdef fn_axis c_axes[65]
+    cdef int i, o, count = len(axes)
+    if count > FN_MAXDIM or len(OPERANDS) != FN_NOPERANDS:
+        raise ValueError(f"{count} axes, {len(OPERANDS)} operands")
+    for i, (length, reduced, strides) in enumerate(axes):
+        c_axes[i].len, c_axes[i].reduced = length, reduced
+        for o in range(FN_NOPERANDS):
+            c_axes[i].stride[o] = strides.get(OPERANDS[o], 0)
+    fn_plan_make(plan, count, c_axes, size)
+    return 0
+
+
+cdef dict by_operand(const ptrdiff_t *numbers):
+    return {name: numbers[o] for o, name in enumerate(OPERANDS) if numbers[o]}
+
+
+cdef tuple axis_of(const fn_axis *axis):
+    return axis.len, bool(axis.reduced), by_operand(axis.stride)
+
+
+def plan(axes, ptrdiff_t size):
+    """fn_plan_make as a dict. axes: (length, reduced, {operand: stride}) each; size: bytes of an element of x."""
+    cdef fn_plan p
+    make_plan(&p, axes, size)
+    return {
+        "offset": by_operand(p.offset), "cols": bool(p.cols), "inner": axis_of(&p.inner), "fold": axis_of(&p.fold),
+        "n": p.n, "kept": [axis_of(&p.kept[i]) for i in range(p.nkept)],
+        "reduced": [axis_of(&p.reduced[i]) for i in range(p.nreduced)],
+        "regions": p.regions, "rows": p.rows, "count": p.count,
+    }
+
+
+def cut(axes, ptrdiff_t size, ptrdiff_t compute_size):
+    """How the drivers cut this plan: a dict, with the blocks as (unit, chunk, rows, width, offset of x, row step of x,
+    column step of x)."""
+    cdef fn_job job
+    cdef fn_verbs verbs
+    cdef fn_cut c
+    cdef fn_unit unit
+    cdef fn_block block
+    cdef ptrdiff_t u, b, row_step, column_step
+    memset(&job, 0, sizeof(job))
+    memset(&verbs, 0, sizeof(verbs))
+    verbs.size, verbs.compute_size = size, compute_size
+    job.verbs = &verbs
+    make_plan(&job.plan, axes, size)
+    c = fn_cut_make(&job)
+    row_step, column_step = fn_row_axis(&job, &c).stride[0], fn_plan_step(&job.plan, 0)
+    blocks = []
+    for u in range(c.units):
+        unit = fn_cut_unit(&job, &c, u)
+        for b in range(c.blocks):
+            block = fn_cut_block(&job, &c, &unit, b)
+            blocks.append((u, b // c.chunk_blocks, block.rows, block.width, block.offset[0], row_step, column_step))
+    return {"many_rows": bool(c.many_rows), "units": c.units, "chunks": c.chunks, "blocks": blocks}
