@@ -8,7 +8,7 @@ array([[-1.225,  0.   ,  1.225],
 """
 
 try:
-    from . import _norm
+    from . import _norm  # noqa: F401  (first: without it nothing else can be imported)
 except ModuleNotFoundError as error:
     if error.name != "fastnorm._norm":
         raise
@@ -17,14 +17,30 @@ except ModuleNotFoundError as error:
         "run `pip install .` in it, or leave its folder to import an installed fastnorm"
     ) from None
 
+from . import core, nn, norms, reference
 from ._config import load_openmp, show_config
-
-load_openmp()
-
-from . import nn, reference
 from ._norm import isa, isa_tiers
 from ._threads import get_num_threads, num_threads, set_num_threads
 from ._types import Grads, Moments, Stats
 from ._version import __version__
-from .core import *
-from .norms import *
+from .core import *  # noqa: F403
+from .norms import *  # noqa: F403
+
+__all__ = [
+    "Grads",
+    "Moments",
+    "Stats",
+    "__version__",
+    "get_num_threads",
+    "isa",
+    "isa_tiers",
+    "nn",
+    "num_threads",
+    "reference",
+    "set_num_threads",
+    "show_config",
+    *core.__all__,
+    *norms.__all__,
+]
+
+load_openmp()

@@ -12,7 +12,7 @@ _KNOWN = "float32, float64, float16 or bfloat16, or integers or booleans (comput
 
 
 def _is_known(dtype):
-    return dtype.kind == "f" and dtype.itemsize <= 8 or dtype.name == "bfloat16"
+    return (dtype.kind == "f" and dtype.itemsize <= 8) or dtype.name == "bfloat16"
 
 
 def _plain(x, name):
@@ -69,7 +69,9 @@ def to_pair(stats):
     try:
         mean, rstd = stats
     except (TypeError, ValueError):
-        raise TypeError(f"stats is {type(stats).__name__}, needs the Stats(mean, rstd) of the forward") from None
+        raise TypeError(
+            f"stats is {type(stats).__name__}, needs the Stats(mean, rstd) of the forward"
+        ) from None
     return mean, rstd
 
 
@@ -81,9 +83,7 @@ def to_mask(where, shape):
     try:
         return np.broadcast_to(where, shape)
     except ValueError:
-        raise ValueError(
-            f"where has shape {where.shape}, needs one that broadcasts to x's {shape}"
-        ) from None
+        raise ValueError(f"where has shape {where.shape}, needs one that broadcasts to x's {shape}") from None
 
 
 def no_empty_slice(mask, axes):
@@ -92,7 +92,9 @@ def no_empty_slice(mask, axes):
     if some.size and not some.all():
         first = np.argwhere(~some)[0]
         index = ", ".join(":" if d in axes else str(i) for d, i in enumerate(first))
-        raise ValueError(f"where selects no element of the slice x[{index}], needs at least one in every slice")
+        raise ValueError(
+            f"where selects no element of the slice x[{index}], needs at least one in every slice"
+        )
 
 
 def to_axis(axis, name):
@@ -105,7 +107,7 @@ def to_axis(axis, name):
 def empty_axis(shape, axes):
     """Raise for a normalized axis of length 0."""
     raise ValueError(
-        f"x has shape {shape}, which has no element along the normalized axes {tuple(axes)}; needs at least one"
+        f"x has shape {shape}, no element along the normalized axes {tuple(axes)}; needs at least one"
     )
 
 
@@ -147,7 +149,7 @@ def _overlaps_itself(a):
 
 
 def check_out(out, x, others):
-    """Raise unless `out` can take the result: x's shape and dtype, writeable, apart from every input but x itself."""
+    """Raise unless `out` can take the result: x's shape and dtype, writeable, apart from other inputs."""
     if not isinstance(out, np.ndarray) or isinstance(out, (np.matrix, np.ma.MaskedArray)):
         raise TypeError(f"out is {type(out).__name__}, needs a numpy.ndarray")
     if out.shape != x.shape:
@@ -199,7 +201,7 @@ def to_int(value, name):
 
 
 def to_running(a, name, x, channels):
-    """A running statistic, to be updated in place: an ndarray of x's dtype or float32 (float64 for float64)."""
+    """A running statistic: x's dtype or float32 (float64 for float64), one value per channel."""
     allowed = (x.dtype,) if x.dtype == np.float64 else (x.dtype, np.dtype(np.float32))
     if not isinstance(a, np.ndarray):
         raise TypeError(f"{name} is {type(a).__name__}, needs a numpy.ndarray to update in place")

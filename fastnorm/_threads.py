@@ -1,4 +1,4 @@
-"""How many threads the kernels may use: a setting of the process, and one of the thread and context that ask."""
+"""How many threads the kernels may use: a setting of the process, and one of the caller's context."""
 
 import contextlib
 import contextvars
@@ -35,7 +35,7 @@ def cgroup_quota(root="/"):
     quotas = []
 
     def read(directory, names, parse):
-        # a quota of any ancestor holds as well; inside a container the path may not be visible, so try the root too
+        # an ancestor's quota holds as well; inside a container the path may not be visible, but the root is
         while True:
             with contextlib.suppress(OSError, ValueError):
                 value = parse(*((directory / name).read_text().split() for name in names))
@@ -62,7 +62,7 @@ def cgroup_quota(root="/"):
 
 
 def default_threads():
-    """(number, why): the environment's, else the processors that affinity and cgroup leave to this process."""
+    """(number, why): the environment's, else what affinity and cgroup leave to this process."""
     for name in ("FASTNORM_NUM_THREADS", "OMP_NUM_THREADS"):
         n = _from_environment(name)
         if n:
@@ -100,8 +100,8 @@ def set_num_threads(n):
     Parameters
     ----------
     n : int or None
-        None goes back to the default: FASTNORM_NUM_THREADS, else OMP_NUM_THREADS, else the processors that affinity
-        and the cgroup quota leave to this process.
+        None goes back to the default: FASTNORM_NUM_THREADS, else OMP_NUM_THREADS, else the processors that
+        affinity and the cgroup quota leave to this process.
 
     Raises
     ------

@@ -13,8 +13,8 @@ __all__ = ["l2_normalize", "moments", "normalize", "normalize_backward", "standa
 def moments(x, axis=None, *, correction=0, keepdims=False, where=None):
     """Mean and variance over any axes.
 
-    ``mean = sum(x) / n`` and ``var = sum((x - mean)**2) / (n - correction)``, by two passes or merged moments (Chan,
-    Golub & LeVeque 1983), never by the difference of squares.
+    ``mean = sum(x) / n`` and ``var = sum((x - mean)**2) / (n - correction)``, by two passes or merged
+    moments (Chan, Golub & LeVeque 1983), never by the difference of squares.
 
     Parameters
     ----------
@@ -57,13 +57,15 @@ def normalize(
 ):  # fmt: skip
     """Normalize over any axes.
 
-    ``y = (x - mean) / sqrt(var + eps) * weight + bias`` with the biased variance. ``with_mean=False`` divides by the
-    root mean square, ``y = x / sqrt(mean(x**2) + eps)``; ``with_std=False`` only subtracts the mean.
+    ``y = (x - mean) / sqrt(var + eps) * weight + bias`` with the biased variance. ``with_mean=False``
+    divides by the root mean square, ``y = x / sqrt(mean(x**2) + eps)``; ``with_std=False`` only subtracts
+    the mean.
 
     Parameters
     ----------
     x : array_like
-        Any shape and strides; float32, float64, float16 or bfloat16; integers and booleans are taken as float64.
+        Any shape and strides; float32, float64, float16 or bfloat16; integers and booleans are taken as
+        float64.
     axis : int or tuple of int
         The axes that each slice spans.
     weight, bias : array_like, optional
@@ -99,8 +101,8 @@ def normalize(
     x = as_input(x)
     layout = layouts.over_axes(x.ndim, axis)
     return _norm.forward(
-        x, layout, weight, bias, checks.to_eps(eps), bool(with_mean), bool(with_std), where, out, bool(return_stats),
-        threads=get_num_threads(),
+        x, layout, weight, bias, checks.to_eps(eps), bool(with_mean), bool(with_std), where, out,
+        bool(return_stats), threads=get_num_threads(),
     )  # fmt: skip
 
 
@@ -109,9 +111,9 @@ def normalize_backward(
 ):
     """Gradients of `normalize`.
 
-    With g = dy * weight, xhat = (x - mean) * rstd and slices of n elements: ``dx = rstd * (g - sum(g) / n - xhat *
-    sum(g * xhat) / n)``, ``dweight = sum(dy * xhat)``, ``dbias = sum(dy)``. Elements outside `where` enter no sum and
-    get ``dx = g * rstd``.
+    With g = dy * weight, xhat = (x - mean) * rstd and slices of n elements: ``dx = rstd * (g - sum(g) / n -
+    xhat * sum(g * xhat) / n)``, ``dweight = sum(dy * xhat)``, ``dbias = sum(dy)``. Elements outside `where`
+    enter no sum and get ``dx = g * rstd``.
 
     Parameters
     ----------
@@ -127,8 +129,8 @@ def normalize_backward(
     Returns
     -------
     Grads
-        ``(dx, dweight, dbias)``; dx like x, the others float32 for 16- and 32-bit x, else float64. dweight is None
-        without weight, dbias without either.
+        ``(dx, dweight, dbias)``; dx like x, the others float32 for 16- and 32-bit x, else float64. dweight
+        is None without weight, dbias without either.
 
     Examples
     --------
@@ -142,7 +144,17 @@ def normalize_backward(
     dy = checks.to_gradient(dy, x)
     layout = layouts.over_axes(x.ndim, axis)
     return _norm.backward(
-        dy, x, stats, layout, weight, bias, True, bool(with_mean), bool(with_std), where, threads=get_num_threads()
+        dy,
+        x,
+        stats,
+        layout,
+        weight,
+        bias,
+        True,
+        bool(with_mean),
+        bool(with_std),
+        where,
+        threads=get_num_threads(),
     )
 
 

@@ -1,7 +1,7 @@
 """Which axes each layout reduces, and along which ones its parameters lie.
 
-Shapes: N batch, C channels, G groups, S spatial axes (any number, anywhere). Every function returns what the kernels
-need to know of a layout before they see arrays, from a cache.
+Shapes: N batch, C channels, G groups, S spatial axes (any number, anywhere). Every function returns what
+the kernels need to know of a layout before they see arrays, from a cache.
 """
 
 from functools import lru_cache, wraps
@@ -42,7 +42,9 @@ def _axes(axis, ndim):
         raise ValueError(f"axis is {axis}, but x has no dimensions, needs at least one")
     axes = tuple(_axis(a, ndim) for a in axis)
     if len(set(axes)) < len(axes):
-        raise ValueError(f"axis is {axis}, which repeats an axis of x with {ndim} dimensions; needs distinct ones")
+        raise ValueError(
+            f"axis is {axis}, which repeats an axis of x with {ndim} dimensions; needs distinct ones"
+        )
     return axes
 
 

@@ -1,9 +1,10 @@
 """The layouts: each function checks what only it knows, names its axes (`layouts.py`), and makes one call.
 
-Shapes: N batch, C channels, G groups, S spatial axes. x is float32, float64, float16 or bfloat16 of any strides;
-integers and booleans are taken as float64. weight and bias are any real numbers. Statistics and parameter gradients
-are float32 for 16- and 32-bit x, else float64. Everything that cannot be used raises TypeError or ValueError, in one
-sentence, before anything is written. `out` is x itself or memory of its own, of x's shape and dtype.
+Shapes: N batch, C channels, G groups, S spatial axes. x is float32, float64, float16 or bfloat16 of any
+strides; integers and booleans are taken as float64. weight and bias are any real numbers. Statistics and
+parameter gradients are float32 for 16- and 32-bit x, else float64. Everything that cannot be used raises
+TypeError or ValueError, in one sentence, before anything is written. `out` is x itself or memory of its own,
+of x's shape and dtype.
 """
 
 import numpy as np
@@ -45,14 +46,14 @@ def _backward(dy, x, stats, layout, weight, with_mean=True):
     )
 
 
-# ---- layer and RMS norm -----------------------------------------------------------------------------------------
+# ---- layer and RMS norm -----------------------------------------------------------------------------------
 
 
 def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return_stats=False):
     """Layer normalization.
 
-    ``y = (x - mean) / sqrt(var + eps) * weight + bias``, mean and variance over `axis` (Ba, Kiros & Hinton 2016,
-    eq. 3 and 4).
+    ``y = (x - mean) / sqrt(var + eps) * weight + bias``, mean and variance over `axis` (Ba, Kiros & Hinton
+    2016, eq. 3 and 4).
 
     Parameters
     ----------
@@ -107,7 +108,7 @@ def layer_norm_backward(dy, x, stats, weight=None, *, axis=-1):
 
 
 def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False):
-    """Root-mean-square normalization: ``y = x / sqrt(mean(x**2) + eps) * weight`` (Zhang & Sennrich 2019, eq. 4).
+    """RMS normalization: ``y = x / sqrt(mean(x**2) + eps) * weight`` (Zhang & Sennrich 2019, eq. 4).
 
     Parameters and results are those of `layer_norm`; `stats.mean` is None.
 
@@ -124,8 +125,8 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False)
 def rms_norm_backward(dy, x, stats, weight=None, *, axis=-1):
     """Gradients of `rms_norm`: ``(dx, dweight, dbias)``.
 
-    dbias, the sum of dy in weight's shape, belongs to a bias added after it; it comes with dweight, as everywhere.
-    Parameters are those of `layer_norm_backward`.
+    dbias, the sum of dy in weight's shape, belongs to a bias added after it; it comes with dweight, as
+    everywhere. Parameters are those of `layer_norm_backward`.
 
     Examples
     --------
@@ -141,7 +142,7 @@ def rms_norm_backward(dy, x, stats, weight=None, *, axis=-1):
     )
 
 
-# ---- batch norm -------------------------------------------------------------------------------------------------
+# ---- batch norm -------------------------------------------------------------------------------------------
 
 
 def _check_running(running, x, layout, out, where, momentum):
@@ -161,7 +162,7 @@ def _check_running(running, x, layout, out, where, momentum):
             least = checks.to_mask(where, x.shape).sum(axis=axes).min()
         if least == 1:
             raise ValueError(
-                f"x has shape {x.shape}, one value for a channel, which has no unbiased variance for running_var; "
+                f"x has shape {x.shape}, one value for a channel, of which running_var has no variance; "
                 "needs two or more"
             )
     return (running.get("running_mean"), running.get("running_var"), momentum)
@@ -188,8 +189,8 @@ def batch_norm(
 ):  # fmt: skip
     """Batch normalization.
 
-    ``y = (x - mean) / sqrt(var + eps) * weight + bias``, mean and variance of each channel over N and S (Ioffe &
-    Szegedy 2015, algorithm 1); with ``training=False`` the running statistics (algorithm 2).
+    ``y = (x - mean) / sqrt(var + eps) * weight + bias``, mean and variance of each channel over N and S
+    (Ioffe & Szegedy 2015, algorithm 1); with ``training=False`` the running statistics (algorithm 2).
 
     Parameters
     ----------
@@ -197,8 +198,9 @@ def batch_norm(
         N first, C at `channel_axis`.
     weight, bias : array_like, shape (C,), optional
     running_mean, running_var : ndarray, shape (C,), optional
-        x's dtype or float32 (float64 for float64 x). In training updated in place: ``running = (1 - momentum) *
-        running + momentum * batch``, with the unbiased variance m / (m - 1) of the m values of a channel.
+        x's dtype or float32 (float64 for float64 x). In training updated in place: ``running = (1 -
+        momentum) * running + momentum * batch``, with the unbiased variance m / (m - 1) of the m values of
+        a channel.
     training : bool
     momentum : float
         Any finite number.
@@ -226,12 +228,13 @@ def batch_norm(
     --------
     >>> import numpy as np, fastnorm
     >>> running_mean, running_var = np.zeros(2), np.ones(2)
-    >>> fastnorm.batch_norm(np.array([[1.0, 2.0], [3.0, 6.0]]), running_mean=running_mean, running_var=running_var, eps=0)
+    >>> x = np.array([[1.0, 2.0], [3.0, 6.0]])
+    >>> fastnorm.batch_norm(x, running_mean=running_mean, running_var=running_var, eps=0)
     array([[-1., -1.],
            [ 1.,  1.]])
     >>> running_mean
     array([0.2, 0.4])
-    """  # noqa: E501
+    """
     x = as_input(x)
     layout = layouts.batch(x.ndim, channel_axis)
     eps = checks.to_eps(eps)
@@ -242,15 +245,16 @@ def batch_norm(
         both = {"running_mean": running_mean, "running_var": running_var}
         running = _check_running(both, x, layout, out, where, momentum)
     return _norm.forward(
-        x, layout, weight, bias, eps, True, True, where, out, bool(return_stats), running, given, get_num_threads()
+        x, layout, weight, bias, eps, True, True, where, out, bool(return_stats), running, given,
+        get_num_threads()
     )  # fmt: skip
 
 
 def batch_norm_backward(dy, x, stats, weight=None, *, channel_axis=1, training=True, where=None):
     """Gradients of `batch_norm`: ``(dx, dweight, dbias)``, the last two None without weight.
 
-    Ioffe & Szegedy 2015, section 3. With ``training=False`` the statistics are constants, ``dx = dy * weight * rstd``;
-    `stats` is then ``Stats(running_mean, 1 / sqrt(running_var + eps))``.
+    Ioffe & Szegedy 2015, section 3. With ``training=False`` the statistics are constants, ``dx = dy *
+    weight * rstd``; `stats` is then ``Stats(running_mean, 1 / sqrt(running_var + eps))``.
 
     Parameters
     ----------
@@ -277,9 +281,7 @@ def batch_norm_backward(dy, x, stats, weight=None, *, channel_axis=1, training=T
     )  # fmt: skip
 
 
-def mean_only_batch_norm(
-    x, bias=None, *, running_mean=None, training=True, momentum=0.1, channel_axis=1
-):
+def mean_only_batch_norm(x, bias=None, *, running_mean=None, training=True, momentum=0.1, channel_axis=1):
     """Mean-only batch normalization: ``y = x - mean + bias`` (Salimans & Kingma 2016, section 4).
 
     Parameters are those of `batch_norm`; ``training=False`` subtracts running_mean.
@@ -324,11 +326,11 @@ def mean_only_batch_norm_backward(dy, *, channel_axis=1, training=True):
     return grads.dx, grads.dbias
 
 
-# ---- instance and group norm ------------------------------------------------------------------------------------
+# ---- instance and group norm ------------------------------------------------------------------------------
 
 
 def instance_norm(x, weight=None, bias=None, *, channel_axis=1, eps=1e-5, out=None, return_stats=False):
-    """Instance normalization: mean and variance of each sample's each channel over S (Ulyanov et al. 2016, eq. 3).
+    """Instance normalization: mean and variance of each channel of each sample over S (Ulyanov 2016, eq. 3).
 
     Parameters
     ----------
@@ -377,8 +379,10 @@ def _group_layout(x, num_groups, channel_axis):
     return layout
 
 
-def group_norm(x, num_groups, weight=None, bias=None, *, channel_axis=1, eps=1e-5, out=None, return_stats=False):
-    """Group normalization: mean and variance of each sample's each group of C / G channels (Wu & He 2018, eq. 7).
+def group_norm(
+    x, num_groups, weight=None, bias=None, *, channel_axis=1, eps=1e-5, out=None, return_stats=False
+):
+    """Group normalization: mean and variance of each sample's groups of C / G channels (Wu & He 2018, eq. 7).
 
     Parameters
     ----------
@@ -417,7 +421,7 @@ def group_norm_backward(dy, x, stats, num_groups, weight=None, *, channel_axis=1
     return _backward(checks.to_gradient(dy, x), x, stats, _group_layout(x, num_groups, channel_axis), weight)
 
 
-# ---- weight norm ------------------------------------------------------------------------------------------------
+# ---- weight norm ------------------------------------------------------------------------------------------
 
 
 def _weight_layout(v, g, axis):
@@ -432,7 +436,7 @@ def _weight_layout(v, g, axis):
 
 
 def weight_norm(v, g, *, axis=0):
-    """Weight normalization: ``w = g * v / ||v||``, one norm for each index of `axis` (Salimans & Kingma 2016, eq. 2).
+    """Weight normalization: ``w = g * v / ||v||``, a norm per index of `axis` (Salimans & Kingma 2016, (2)).
 
     Parameters
     ----------
@@ -465,7 +469,8 @@ def weight_norm_backward(dw, v, g, *, axis=0):
     Examples
     --------
     >>> import numpy as np, fastnorm
-    >>> dv, dg = fastnorm.weight_norm_backward(np.array([[1.0, 0.0]]), np.array([[3.0, 4.0]]), np.array([10.0]))
+    >>> dw, v, g = np.array([[1.0, 0.0]]), np.array([[3.0, 4.0]]), np.array([10.0])
+    >>> dv, dg = fastnorm.weight_norm_backward(dw, v, g)
     >>> dg
     array([0.6])
     """
@@ -474,4 +479,6 @@ def weight_norm_backward(dw, v, g, *, axis=0):
     layout, g, root = _weight_layout(v, g, axis)
     stats = _norm.statistics(v, layout, 0.0, False, threads=get_num_threads())
     grads = _backward(dw, v, stats, layout, g / root if v.size else g, with_mean=False)
-    return grads.dx, np.divide(grads.dweight, root, dtype=grads.dweight.dtype, where=root > 0, out=grads.dweight)
+    return grads.dx, np.divide(
+        grads.dweight, root, dtype=grads.dweight.dtype, where=root > 0, out=grads.dweight
+    )

@@ -55,4 +55,4 @@ cdef extern from "job.h" nogil:
 cdef extern from "parallel.h" nogil:
     ctypedef void fn_task(void *context, Py_ssize_t task, int worker) noexcept
     ctypedef void fn_runner(int workers, Py_ssize_t tasks, fn_task *run, void *context) noexcept
-    fn_runner *fn_parallel_runner
+    void fn_parallel_use(fn_runner *runner) noexcept

@@ -78,12 +78,11 @@ COMPILER = FN_COMPILER.decode()
 
 
 def use_runner(capsule):
-    """Run tasks through this module-level capsule of _openmp; None: serially."""
-    global fn_parallel_runner
-    if capsule is None:
-        fn_parallel_runner = NULL
-    else:
-        fn_parallel_runner = <fn_runner *> PyCapsule_GetPointer(capsule, "fastnorm.runner")
+    """Run tasks through the runner in this capsule of _openmp; None: serially."""
+    cdef void *runner = NULL
+    if capsule is not None:
+        runner = PyCapsule_GetPointer(capsule, "fastnorm.runner")
+    fn_parallel_use(<fn_runner *> runner)
 
 
 # ---- layouts ----------------------------------------------------------------------------------------------------

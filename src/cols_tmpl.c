@@ -8,11 +8,13 @@ enum { FN(SWEEP) = 8 }; /* rows taken per sweep */
  *     for r, j: d = x[r][j] - c[j]; s[j] += d; if squares: q[j] += d * d */
 INLINE void FN(sweep_moments)(fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, ptrdiff_t n, const A *c, A *s, A *q,
                               int squares) {
+    const char *xs[FN(SWEEP)];
+    UNROLL for (int i = 0; i < rows; i++) xs[i] = x.base + (r0 + i) * x.step;
     VECTOR_LOOP(n, {
         vec centre = FN(fetch_a)(c, at, k), t = FN(fetch_a)(s, at, k), w = {0};
         if (squares) w = FN(fetch_a)(q, at, k);
         UNROLL for (int i = 0; i < rows; i++) {
-            vec d = FN(fetch)(x.base + (r0 + i) * x.step, at, k, 0) - centre;
+            vec d = FN(fetch)(xs[i], at, k, 0) - centre;
             d = FN(zero_outside)(FN(mask_row)(mask, r0 + i), at, k, d);
             t += d;
             if (squares) w += d * d;
@@ -80,36 +82,40 @@ static void FN(moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
     }
 }
 
-/* One sweep of the backward's sums. `rows`, `has_x`, `along`, `weight_along` and a NULL mask are constants wherever
- * this is inlined. */
+/* One sweep of the backward's sums. `rows`, `has_x`, `along`, `weight_along` (with one row only) and a NULL mask are
+ * constants wherever this is inlined. */
 INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_dots *p,
                            int has_x, int along, int weight_along, A *sg, A *sgx, A *sx) {
+    const char *gs[FN(SWEEP)], *xs[FN(SWEEP)];
+    vec mean[FN(SWEEP)], rstd[FN(SWEEP)], shift[FN(SWEEP)], weight[FN(SWEEP)];
+    UNROLL for (int i = 0; i < rows; i++) {
+        gs[i] = dy.base + (r0 + i) * dy.step;
+        xs[i] = has_x ? x.base + (r0 + i) * x.step : NULL;
+        mean[i] = FN(param_splat)(p->mean, r0 + i, 0);
+        rstd[i] = FN(param_splat)(p->rstd, r0 + i, 1);
+        shift[i] = FN(param_splat)(p->shift, r0 + i, 0);
+        weight[i] = FN(param_splat)(p->weight, r0 + i, 1);
+    }
+    const A *means = FN(param_row)(p->mean, r0), *rstds = FN(param_row)(p->rstd, r0);
+    const A *shifts = p->shift.a ? FN(param_row)(p->shift, r0) : NULL, *weights = FN(param_row)(p->weight, r0);
     VECTOR_LOOP(n, {
-        vec tg = FN(fetch_a)(sg, at, k), tgx = {0}, tx = {0}, mean = {0}, rstd = {0}, shift = {0};
+        vec tg = FN(fetch_a)(sg, at, k), tgx = {0}, tx = {0}, m = {0}, s = {0}, h = {0};
         if (has_x) tgx = FN(fetch_a)(sgx, at, k);
         if (has_x && along) {
             tx = FN(fetch_a)(sx, at, k);
-            mean = FN(fetch_a)(FN(param_row)(p->mean, r0), at, k);
-            rstd = FN(fetch_a)(FN(param_row)(p->rstd, r0), at, k);
-            if (p->shift.a) shift = FN(fetch_a)(FN(param_row)(p->shift, r0), at, k);
+            m = FN(fetch_a)(means, at, k);
+            s = FN(fetch_a)(rstds, at, k);
+            if (shifts) h = FN(fetch_a)(shifts, at, k);
         }
         UNROLL for (int i = 0; i < rows; i++) {
-            const ptrdiff_t r = r0 + i;
-            const uint8_t *m = FN(mask_row)(mask, r);
-            vec g = FN(fetch)(dy.base + r * dy.step, at, k, 0);
-            g = g * (weight_along ? FN(fetch_a)(FN(param_row)(p->weight, r), at, k)
-                                  : FN(param_splat)(p->weight, r, 1));
-            g = FN(zero_outside)(m, at, k, g);
+            const uint8_t *inside = FN(mask_row)(mask, r0 + i);
+            vec g = FN(fetch)(gs[i], at, k, 0) * (weight_along ? FN(fetch_a)(weights, at, k) : weight[i]);
+            g = FN(zero_outside)(inside, at, k, g);
             tg += g;
             if (has_x) {
-                if (!along) {
-                    mean = FN(param_splat)(p->mean, r, 0);
-                    rstd = FN(param_splat)(p->rstd, r, 1);
-                    shift = FN(param_splat)(p->shift, r, 0);
-                }
-                vec xhat = (FN(fetch)(x.base + r * x.step, at, k, 0) - mean) * rstd;
-                xhat = FN(zero_outside)(m, at, k, xhat);
-                tgx += g * (xhat - shift);
+                vec xhat = (FN(fetch)(xs[i], at, k, 0) - (along ? m : mean[i])) * (along ? s : rstd[i]);
+                xhat = FN(zero_outside)(inside, at, k, xhat);
+                tgx += g * (xhat - (along ? h : shift[i]));
                 if (along) tx += xhat;
             }
         }

@@ -1,43 +1,62 @@
 /* The verbs that write a tile, apply and combine, and finalize, which makes their scalars. Written once in T. */
 
+enum { FN(TOGETHER) = 4 }; /* rows that share a load of what varies along the row */
+
 /* `rows` rows at once, so that what varies along the row is loaded once for all of them. `rows`, `along` (mean, comp,
- * rstd and prescale), `prescaled`, `weight_along` and `bias_along` are constants wherever this is inlined. */
+ * rstd and prescale), `prescaled`, `weight_along` and `bias_along` are constants wherever this is inlined; weight and
+ * bias that vary along the row must not vary between these rows. All pointers and scalars are fetched before the loop,
+ * as the compiler must assume that y holds them. */
 INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_affine *p, int along,
                            int prescaled, int weight_along, int bias_along) {
+    const char *xs[FN(TOGETHER)];
+    char *ys[FN(TOGETHER)];
+    vec mean[FN(TOGETHER)], comp[FN(TOGETHER)], rstd[FN(TOGETHER)], prescale[FN(TOGETHER)];
+    vec weight[FN(TOGETHER)], bias[FN(TOGETHER)];
+    UNROLL for (int i = 0; i < rows; i++) {
+        xs[i] = x.base + (r0 + i) * x.step;
+        ys[i] = (char *)y.base + (r0 + i) * y.step;
+        mean[i] = FN(param_splat)(p->mean, r0 + i, 0);
+        comp[i] = FN(param_splat)(p->comp, r0 + i, 0);
+        rstd[i] = FN(param_splat)(p->rstd, r0 + i, 1);
+        prescale[i] = FN(param_splat)(p->prescale, r0 + i, 1);
+        weight[i] = FN(param_splat)(p->weight, r0 + i, 1);
+        bias[i] = FN(param_splat)(p->bias, r0 + i, (A)-0.0); /* what changes nothing, not even a sign */
+    }
+    const A *means = FN(param_row)(p->mean, r0), *comps = FN(param_row)(p->comp, r0);
+    const A *rstds = FN(param_row)(p->rstd, r0), *prescales = FN(param_row)(p->prescale, r0);
+    const A *weights = FN(param_row)(p->weight, r0), *biases = FN(param_row)(p->bias, r0);
     VECTOR_LOOP(n, {
-        vec mean = {0}, comp = {0}, rstd = {0}, prescale = {0};
+        vec m = {0}, c = {0}, s = {0}, pre = {0}, w = {0}, b = {0};
         if (along) {
-            mean = FN(fetch_a)(FN(param_row)(p->mean, r0), at, k);
-            comp = FN(fetch_a)(FN(param_row)(p->comp, r0), at, k);
-            rstd = FN(fetch_a)(FN(param_row)(p->rstd, r0), at, k);
-            if (prescaled) prescale = FN(fetch_a)(FN(param_row)(p->prescale, r0), at, k);
+            m = FN(fetch_a)(means, at, k);
+            c = FN(fetch_a)(comps, at, k);
+            s = FN(fetch_a)(rstds, at, k);
+            if (prescaled) pre = FN(fetch_a)(prescales, at, k);
         }
+        if (weight_along) w = FN(fetch_a)(weights, at, k);
+        if (bias_along) b = FN(fetch_a)(biases, at, k);
         UNROLL for (int i = 0; i < rows; i++) {
-            const ptrdiff_t r = r0 + i;
-            if (!along) {
-                mean = FN(param_splat)(p->mean, r, 0);
-                comp = FN(param_splat)(p->comp, r, 0);
-                rstd = FN(param_splat)(p->rstd, r, 1);
-                if (prescaled) prescale = FN(param_splat)(p->prescale, r, 1);
-            }
-            vec v = FN(fetch)(x.base + r * x.step, at, k, 0);
-            if (prescaled) v *= prescale;
-            v = ((v - mean) - comp) * rstd;
-            v *= weight_along ? FN(fetch_a)(FN(param_row)(p->weight, r), at, k) : FN(param_splat)(p->weight, r, 1);
-            v += bias_along /* -0 is what changes nothing, not even a sign */  ? FN(fetch_a)(FN(param_row)(p->bias, r), at, k) : FN(param_splat)(p->bias, r, (A)-0.0);
-            FN(put)((char *)y.base + r * y.step, at, k, v);
+            vec v = FN(fetch)(xs[i], at, k, 0);
+            if (prescaled) v *= along ? pre : prescale[i];
+            v = ((v - (along ? m : mean[i])) - (along ? c : comp[i])) * (along ? s : rstd[i]);
+            v = v * (weight_along ? w : weight[i]) + (bias_along ? b : bias[i]);
+            FN(put)(ys[i], at, k, v);
         }
     });
 }
 
 static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
+    enum { R = FN(TOGETHER) };
     const int along = p->rstd.along, prescaled = p->prescale.a != NULL;
     const int weight_along = p->weight.a && p->weight.along, bias_along = p->bias.a && p->bias.along;
+    const int steady = !(weight_along && p->weight.step) && !(bias_along && p->bias.step);
     ptrdiff_t r = 0;
-    if (along && !prescaled && !weight_along && !bias_along)
-        for (; r + 4 <= rows; r += 4) FN(apply_rows)(x, y, r, 4, n, p, 1, 0, 0, 0);
-    if (along && !prescaled && weight_along && bias_along && !p->weight.step && !p->bias.step)
-        for (; r + 4 <= rows; r += 4) FN(apply_rows)(x, y, r, 4, n, p, 1, 0, 1, 1);
+    if (!prescaled && steady) {
+        if (along && !weight_along && !bias_along)
+            for (; r + R <= rows; r += R) FN(apply_rows)(x, y, r, R, n, p, 1, 0, 0, 0);
+        else if (along && weight_along && bias_along)
+            for (; r + R <= rows; r += R) FN(apply_rows)(x, y, r, R, n, p, 1, 0, 1, 1);
+    }
     for (; r < rows; r++) {
         if (prescaled)
             along ? FN(apply_rows)(x, y, r, 1, n, p, 1, 1, weight_along, bias_along)
@@ -54,47 +73,55 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
 }
 
 /* `rows`, `has_x`, `along` (mean, rstd, c1, c2), `weight_along` and a NULL mask are constants wherever this is
- * inlined. */
+ * inlined; a weight that varies along the row must not vary between these rows. */
 INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
                              const fn_adjoint *p, int has_x, int along, int weight_along) {
+    const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
+    char *ds[FN(TOGETHER)];
+    vec mean[FN(TOGETHER)], rstd[FN(TOGETHER)], c1[FN(TOGETHER)], c2[FN(TOGETHER)], weight[FN(TOGETHER)];
+    UNROLL for (int i = 0; i < rows; i++) {
+        gs[i] = dy.base + (r0 + i) * dy.step;
+        xs[i] = has_x ? x.base + (r0 + i) * x.step : NULL;
+        ds[i] = (char *)dx.base + (r0 + i) * dx.step;
+        mean[i] = FN(param_splat)(p->mean, r0 + i, 0);
+        rstd[i] = FN(param_splat)(p->rstd, r0 + i, 1);
+        c1[i] = FN(param_splat)(p->c1, r0 + i, 0);
+        c2[i] = FN(param_splat)(p->c2, r0 + i, 0);
+        weight[i] = FN(param_splat)(p->weight, r0 + i, 1);
+    }
+    const A *means = FN(param_row)(p->mean, r0), *rstds = FN(param_row)(p->rstd, r0);
+    const A *c1s = FN(param_row)(p->c1, r0), *c2s = FN(param_row)(p->c2, r0), *weights = FN(param_row)(p->weight, r0);
     VECTOR_LOOP(n, {
-        vec mean = {0}, rstd = SPLAT(1), c1 = {0}, c2 = {0};
+        vec m = {0}, s = {0}, a = {0}, b = {0}, w = {0};
         if (along) {
-            if (p->rstd.a) rstd = FN(fetch_a)(FN(param_row)(p->rstd, r0), at, k);
-            if (p->c1.a) c1 = FN(fetch_a)(FN(param_row)(p->c1, r0), at, k);
-            if (has_x) mean = FN(fetch_a)(FN(param_row)(p->mean, r0), at, k);
-            if (has_x) c2 = FN(fetch_a)(FN(param_row)(p->c2, r0), at, k);
+            if (has_x) m = FN(fetch_a)(means, at, k);
+            s = FN(fetch_a)(rstds, at, k);
+            a = FN(fetch_a)(c1s, at, k);
+            if (has_x) b = FN(fetch_a)(c2s, at, k);
         }
+        if (weight_along) w = FN(fetch_a)(weights, at, k);
         UNROLL for (int i = 0; i < rows; i++) {
-            const ptrdiff_t r = r0 + i;
-            const uint8_t *m = FN(mask_row)(mask, r);
-            if (!along) {
-                rstd = FN(param_splat)(p->rstd, r, 1);
-                c1 = FN(param_splat)(p->c1, r, 0);
-                mean = FN(param_splat)(p->mean, r, 0);
-                c2 = FN(param_splat)(p->c2, r, 0);
-            }
-            vec g = FN(fetch)(dy.base + r * dy.step, at, k, 0);
-            g = g * (weight_along ? FN(fetch_a)(FN(param_row)(p->weight, r), at, k)
-                                  : FN(param_splat)(p->weight, r, 1));
-            vec d = c1;
-            if (has_x) d += ((FN(fetch)(x.base + r * x.step, at, k, 0) - mean) * rstd) * c2;
-            FN(put)((char *)dx.base + r * dx.step, at, k, (g - FN(zero_outside)(m, at, k, d)) * rstd);
+            const uint8_t *inside = FN(mask_row)(mask, r0 + i);
+            const vec scale = along ? s : rstd[i];
+            vec g = FN(fetch)(gs[i], at, k, 0) * (weight_along ? w : weight[i]);
+            vec d = along ? a : c1[i];
+            if (has_x) d += ((FN(fetch)(xs[i], at, k, 0) - (along ? m : mean[i])) * scale) * (along ? b : c2[i]);
+            FN(put)(ds[i], at, k, (g - FN(zero_outside)(inside, at, k, d)) * scale);
         }
     });
 }
 
 static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n,
                         const fn_adjoint *p) {
+    enum { R = FN(TOGETHER) / 2 };
     const fn_tile none = {0};
-    const int weight_along = p->weight.a && p->weight.along, has_x = x.base != NULL;
-    const int along = (p->rstd.a && p->rstd.along) || (p->c1.a && p->c1.along);
+    const int weight_along = p->weight.a && p->weight.along, has_x = x.base != NULL, along = p->rstd.along;
     ptrdiff_t r = 0;
-    if (!mask.base && has_x && along && (!weight_along || !p->weight.step)) {
+    if (!mask.base && has_x && along && !(weight_along && p->weight.step)) {
         if (weight_along)
-            for (; r + 4 <= rows; r += 4) FN(combine_rows)(dy, x, none, dx, r, 4, n, p, 1, 1, 1);
+            for (; r + R <= rows; r += R) FN(combine_rows)(dy, x, none, dx, r, R, n, p, 1, 1, 1);
         else
-            for (; r + 4 <= rows; r += 4) FN(combine_rows)(dy, x, none, dx, r, 4, n, p, 1, 1, 0);
+            for (; r + R <= rows; r += R) FN(combine_rows)(dy, x, none, dx, r, R, n, p, 1, 1, 0);
     }
     for (; r < rows; r++) {
         if (mask.base)
