@@ -52,6 +52,8 @@ def main(argv=None):
         return _complain(error, 2)
     except Diverged as error:
         return _complain(error, 1)
+    except MemoryError:
+        return _complain("there is not enough memory for a net of this size", 2)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except BrokenPipeError:
@@ -102,12 +104,13 @@ def _parser():
     where.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, with its settings")
     train.add_argument("--norm", choices=("layer", "none"), help="train only this one (default: both)")
     whole, above = _number(int, 1), _number(float, 0, above=True)
+    size = _number(int, 1, below=10**6)
     for name, kind, help in (
         ("steps", whole, "updates of the parameters"),
         ("batch", whole, "places in the text that are read side by side"),
         ("length", whole, "characters that a step reads at each place"),
-        ("hidden", whole, "units of the LSTM"),
-        ("embed", whole, "features of a character"),
+        ("hidden", size, "units of the LSTM"),
+        ("embed", size, "features of a character"),
         ("optimizer", ("adam", "sgd"), None),
         ("lr", above, "learning rate (default: {adam} for adam, {sgd} for sgd)".format(**LEARNING_RATES)),
         ("schedule", ("linear", "constant"), "the learning rate over the steps: falling to 0, or constant"),
@@ -191,7 +194,7 @@ def _require(command, *modules):
 
 def _train(args):
     _require("fastnorm train", "matplotlib", "threadpoolctl", "tqdm")
-    jobs = _resumed(args) if args.resume else _new(args)
+    jobs = _new(args) if args.resume is None else _resumed(args)
     run, trainer = jobs[0]
     training, held_out = len(trainer.streams.symbols), int(trainer.evaluation[2].sum()) + 1
     print(
@@ -225,7 +228,7 @@ def _new(args):
         vocabulary=data.Vocabulary.of(text).characters,
         version=fastnorm.__version__,
     )
-    path = Path(args.out) if args.out else _next_folder(Path("runs"))
+    path = _next_folder(Path("runs")) if args.out is None else Path(args.out)
     jobs = [start(path, settings, text)]
     if settings.compare:
         jobs.append(start(path / "plain", _plain(settings), text))
@@ -276,7 +279,7 @@ def _fit(run, trainer, interrupt):
     bar = tqdm(
         total=settings.steps,
         initial=trainer.steps,
-        desc=norm_name(settings).ljust(5),
+        desc=norm_name(settings).ljust(10),
         dynamic_ncols=True,
         mininterval=0.2 if sys.stderr.isatty() else 10,
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",

@@ -37,7 +37,7 @@ def compare(paths, picture, title=None):
 
 def norm_name(settings):
     """What a run is called: its norm, or plain."""
-    return settings.norm or "plain"
+    return f"{settings.norm} norm" if settings.norm else "plain"
 
 
 def describe(settings):

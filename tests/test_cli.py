@@ -275,6 +275,9 @@ def test_wrong_inputs_are_one_sentence_and_change_nothing(trained, capsys):
         (("train", "--lr", "inf"), "'inf' is not a number above 0"),
         (("train", "--held-out", 1), "'1' is not a number above 0 and below 1"),
         (("train", "--norm", "batch"), "invalid choice: 'batch'"),
+        (("train", "--hidden", 10**15), "is not a whole number of at least 1 and below 1000000"),
+        (("train", "cats.txt", *SMALL, "--out", ""), "is not empty"),
+        (("train", "--resume", ""), "is not a run folder"),
         (("train", "--seed", -1), "'-1' is not a whole number of at least 0"),
         (("train", "cats.txt", *SMALL, *norm, "--held-out", 0.0001), "2 are needed"),
         (("sample", "missing"), "missing is not a run folder"),
@@ -328,6 +331,23 @@ def test_damaged_runs(trained, command, capsys):
         assert error.count("\n") == 1
         assert contents(trained) == before
         path.write_bytes(whole[str(path)])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (MemoryError(), 2, "there is not enough memory for a net of this size"),
+        (OSError(28, "No space left on device", "some/file"), 2, "some/file: No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_what_fails_on_the_way_is_one_sentence(here, monkeypatch, capsys, error, code, message):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(cli, "fit", fail)
+    assert run("train", "cats.txt", *SMALL, "--out", "new") == code
+    assert capsys.readouterr().err.splitlines()[-1] == f"fastnorm: {message}"
 
 
 def test_divergence(here, capsys):
