@@ -168,8 +168,8 @@ def test_a_mask_that_leaves_one_value_in_a_channel():
 # --- Nothing is written before an error
 
 WRONG = {
-    "weight": np.ones(9, np.float32),
-    "bias": np.ones(9, np.float32),
+    "weight": np.ones(11, np.float32),
+    "bias": np.ones(11, np.float32),
     "eps": -1.0,
     "channel_axis": 7,
     "axis": 7,

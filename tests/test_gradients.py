@@ -106,7 +106,7 @@ def test_normalize(case):
     ("shape", "axis"), [((5, 8), 0), ((5, 8), 1), ((4, 3, 5), (0, 2)), ((4, 3, 5), (2, 1))]
 )
 def test_weight_norm(shape, axis, rng):
-    v, dw = values(rng, shape, FLOAT64), values(rng, shape, FLOAT64)
+    v, dw = values(rng, shape, FLOAT64, 2, 0.5), values(rng, shape, FLOAT64)
     g = values(rng, [shape[a] for a in np.atleast_1d(axis)], FLOAT64)
     dv, dg = fastnorm.weight_norm_backward(dw, v, g, axis=axis)
     assert_gradient(
