@@ -29,7 +29,7 @@ TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 3e
 # The peers may be off by so many times more: PyTorch sums 16-bit parameter gradients in 16 bits.
 PEER_SLACK = 10
 
-DEFAULT_BUDGET = Budget(seconds=0.12, batch=0.001, max_rounds=20)
+DEFAULT_BUDGET = Budget(seconds=0.15, batch=0.001, max_rounds=20)
 QUICK_BUDGET = Budget(seconds=0.05, batch=0.0005, max_rounds=10)
 
 
@@ -157,7 +157,7 @@ def measure(case: Case, calls: dict, threads: int, budget: Budget, told: dict) -
     """Time everyone, and the memory limit among them."""
     memory = Memory(case.nbytes, threads)
     passes = limit_passes(case.arrays_read, case.unit_nbytes, told["l2_nbytes"])
-    contestants = {"limit": lambda loops: memory.seconds(passes, loops)}
+    contestants = {"limit": lambda loops, warm: memory.seconds(passes, loops, warm)}
     for peer, call in calls.items():
         peer.set_threads(threads)
         contestants[peer.name] = looped(call)

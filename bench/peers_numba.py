@@ -47,7 +47,7 @@ class Numba:
         return call
 
 
-@njit(parallel=True, fastmath=True)
+@njit(parallel=True, fastmath=True, cache=True)
 def row_forward(x, weight, bias, eps):
     rows, n = x.shape
     y = np.empty_like(x)
@@ -69,7 +69,7 @@ def row_forward(x, weight, bias, eps):
     return y, mean, rstd
 
 
-@njit(parallel=True, fastmath=True)
+@njit(parallel=True, fastmath=True, cache=True)
 def row_backward(dy, x, mean, rstd, weight):
     rows, n = x.shape
     dx = np.empty_like(x)
@@ -94,7 +94,7 @@ def row_backward(dy, x, mean, rstd, weight):
     return dx, dweight.sum(axis=0), dbias.sum(axis=0)
 
 
-@njit(parallel=True, fastmath=True)
+@njit(parallel=True, fastmath=True, cache=True)
 def column_forward(x, weight, bias, eps):
     rows, channels = x.shape
     sums = np.zeros((BLOCKS, channels), x.dtype)
@@ -116,7 +116,7 @@ def column_forward(x, weight, bias, eps):
     return y, mean, rstd
 
 
-@njit(parallel=True, fastmath=True)
+@njit(parallel=True, fastmath=True, cache=True)
 def column_backward(dy, x, mean, rstd, weight):
     rows, channels = x.shape
     products = np.zeros((BLOCKS, channels), x.dtype)

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import pairwise, repeat
 from pathlib import Path
 from time import perf_counter
@@ -49,16 +50,16 @@ class Memory:
 
     def __init__(self, nbytes: int, threads: int) -> None:
         words = max(nbytes // 8, threads)
-        buffers = [np.full(words, fill, dtype=np.int64) for fill in range(3)]
+        buffers = _buffers(words)
         bounds = [words * i // threads for i in range(threads + 1)]
         self._parts = [[b[lo:hi] for b in buffers] for lo, hi in pairwise(bounds)]
         self._pool = ThreadPoolExecutor(threads)
 
-    def seconds(self, passes: tuple[str, ...], loops: int) -> float:
-        """Time of one round of `passes` over the whole arrays: the mean of `loops` after an untimed one."""
+    def seconds(self, passes: tuple[str, ...], loops: int, warm: bool = True) -> float:
+        """Time of one round of `passes` over the whole arrays, mean of `loops`; `warm`: after one untimed."""
         steps = [PASSES[name] for name in passes]
         together = threading.Barrier(len(self._parts))
-        jobs = [self._pool.submit(_walk, steps, part, loops, together) for part in self._parts]
+        jobs = [self._pool.submit(_walk, steps, part, loops, warm, together) for part in self._parts]
         spans = [job.result() for job in jobs]
         return (max(stop for _, stop in spans) - min(start for start, _ in spans)) / loops
 
@@ -67,10 +68,15 @@ class Memory:
         self._pool.shutdown()
 
 
+@lru_cache(maxsize=1)  # the cases of one size follow each other
+def _buffers(words: int) -> list[np.ndarray]:
+    return [np.full(words, fill, dtype=np.int64) for fill in range(3)]
+
+
 def _walk(
-    steps: list[Callable], part: list[np.ndarray], loops: int, together: threading.Barrier
+    steps: list[Callable], part: list[np.ndarray], loops: int, warm: bool, together: threading.Barrier
 ) -> tuple[float, float]:
-    for step in steps:
+    for step in steps if warm else ():
         step(*part)
     together.wait()
     start = perf_counter()

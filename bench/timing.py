@@ -13,28 +13,30 @@ from itertools import repeat
 from time import perf_counter
 
 PROBES = 3  # turns of one call, to learn how long it takes: the first is slow wherever threads are started
+LONG = 0.005  # seconds of a call that needs no warming up: no cache holds its data
 
-# A contestant: given a number of loops, the seconds of one call, the mean of so many after an untimed one.
-Contestant = Callable[[int], float]
+# A contestant: given a number of loops, and whether to make an untimed call first, the seconds of one call.
+Contestant = Callable[[int, bool], float]
 
 
 @dataclass(frozen=True)
 class Budget:
     """How long to measure."""
 
-    seconds: float = 0.3  # of timed rounds for one case
+    seconds: float = 0.3  # of rounds for one case
     batch: float = 0.001  # seconds of one turn, reached by repeating short calls
-    min_rounds: int = 5  # even if that takes longer
+    min_rounds: int = 2  # even if that takes longer, on top of the first turns
     max_rounds: int = 30
-    hopeless: float = 5.0  # a peer so many times slower than the fastest after its first turns has no more,
-    slow: float = 0.005  # if its call takes so many seconds
+    hopeless: float = 5.0  # a peer so many times slower than the fastest has no more turns,
+    slow: float = 0.05  # if its call takes so many seconds
 
 
 def looped(call: Callable[[], object]) -> Contestant:
     """Make a contestant of a call. Its result is dropped at once, so each call makes a fresh one."""
 
-    def seconds(loops: int) -> float:
-        call()  # wakes its threads, brings its data into cache
+    def seconds(loops: int, warm: bool) -> float:
+        if warm:
+            call()  # wakes its threads, brings its data into cache
         start = perf_counter()
         for _ in repeat(None, loops):
             call()
@@ -51,16 +53,18 @@ def interleave(
 
     def turn(name: str, loops: int) -> None:
         settle()
-        best[name] = min(best[name], contestants[name](loops))
+        warm = best[name] == math.inf or best[name] < LONG
+        best[name] = min(best[name], contestants[name](loops, warm))
 
     collecting = gc.isenabled()
     gc.disable()
     try:
+        names = list(contestants)
         for _ in range(PROBES):
-            for name in contestants:
+            for name in names:
                 turn(name, 1)
-        bar = max(budget.slow, budget.hopeless * min(best.values()))
-        names = [name for name in contestants if name in keep or best[name] <= bar]
+            bar = max(budget.slow, budget.hopeless * min(best.values()))
+            names = [name for name in names if name in keep or best[name] <= bar]
         end = perf_counter() + budget.seconds
         for done in range(budget.max_rounds):
             first = done % len(names)
