@@ -7,8 +7,10 @@ array([[-1.225,  0.   ,  1.225],
        [-1.225,  0.   ,  1.225]], dtype=float32)
 """
 
+import importlib
+
 try:
-    from . import _norm  # noqa: F401  (first: without it nothing else can be imported)
+    importlib.import_module("fastnorm._norm")  # first: without it nothing else can be imported
 except ModuleNotFoundError as error:
     if error.name != "fastnorm._norm":
         raise

@@ -1,5 +1,6 @@
 """What this build is and what it chose: `show_config`, and the loading of the OpenMP module."""
 
+import importlib
 import os
 import sys
 import warnings
@@ -17,7 +18,7 @@ def load_openmp():
     """Hand the kernels their threads; without the runtime they stay serial, with one warning."""
     global _openmp, _openmp_state
     try:
-        from . import _openmp as module
+        module = importlib.import_module("fastnorm._openmp")
     except ModuleNotFoundError as error:
         if error.name != "fastnorm._openmp":
             raise

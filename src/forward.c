@@ -158,6 +158,7 @@ static void apply_block(const forward *f, const fn_block *b, const slot_stats *s
         .prescale = stats->prescaled ? (fn_param){stats->prescale, stat_step, along} : absent,
         .weight = fn_param_at(job, &f->cut, FN_WEIGHT, b->offset, b->width, w->weight),
         .bias = fn_param_at(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),
+        .ahead = b->rows * fn_row_axis(job, &f->cut)->stride[FN_X],
     };
     fn_tile x = fn_tile_in(job, &f->cut, FN_X, b->offset, b->rows, b->width, w->x_tile);
     fn_tile y = fn_tile_out(job, &f->cut, b->offset, b->width, w->y_tile);

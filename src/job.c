@@ -8,8 +8,9 @@ enum {
     COLS_BLOCK_BYTES = 262144, /* a block of whole rows stays in L2 between its two passes */
     CHUNK_BYTES = 131072,      /* the least that is handed to a thread at a time */
     MAX_CHUNKS = 64,
-    TILE_BYTES = 32768, /* many short rows: what stays in L1 between statistics and result */
-    TILE_ROWS = 64,
+    TILE_BYTES = 8192, /* many short rows: what stays in L1 between statistics and result */
+    BACKWARD_TILE_BYTES = 32768, /* and enough rows for the column sums of a parameter's gradient */
+    TILE_ROWS = 128,
 };
 
 static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
@@ -34,8 +35,9 @@ fn_cut fn_cut_make(const fn_job *job) {
     cut.many_rows = !plan->cols && plan->nreduced == 0 && n * compute <= FN_BLOCK_BYTES;
     if (cut.many_rows) {
         /* the whole array is one unit whose rows are the slices */
+        const ptrdiff_t tile_bytes = job->data[FN_DY] ? BACKWARD_TILE_BYTES : TILE_BYTES;
         cut.run = plan->nkept ? plan->kept[plan->nkept - 1].len : 1;
-        cut.block_rows = even(cut.run, min(TILE_ROWS, TILE_BYTES / (n * size)));
+        cut.block_rows = even(cut.run, min(TILE_ROWS, tile_bytes / (n * size)));
         cut.slots = cut.block_rows;
         cut.units = 1;
         cut.row_blocks = ceil_div(cut.run, cut.block_rows);

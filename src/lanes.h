@@ -67,6 +67,9 @@ INLINE vec FN(zero_outside)(const uint8_t *row, ptrdiff_t at, ptrdiff_t k, vec v
     return row ? (vec)((ivec)v & FN(fetch_mask)(row, at, k)) : v;
 }
 
+/* in a row's tail: nothing in the lanes beyond it, whatever an infinite factor made of them */
+INLINE vec FN(inside_row)(ptrdiff_t k, vec v) { return k >= VL ? v : (vec)((ivec)v & FIRST(k)); }
+
 INLINE A FN(tree)(const vec s[U]) {
     vec t[U];
     UNROLL for (int u = 0; u < U; u++) t[u] = s[u];

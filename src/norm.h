@@ -44,10 +44,11 @@ typedef struct {
     fn_param mean, comp, rstd; /* the mean as mean + comp; all three along the row, or none */
     fn_param prescale;         /* a power of two that brings extreme slices into A's range; NULL: 1 */
     fn_param weight, bias;     /* NULL: 1 and 0 */
+    ptrdiff_t ahead;           /* bytes from x to what will be read next, worth a prefetch */
 } fn_affine;
 
 typedef struct {
-    fn_param mean, rstd, shift; /* all along the row, or none */
+    fn_param mean, rstd, shift; /* all along the row, or none; mean and rstd are there if x is */
     fn_param weight;            /* NULL: 1 */
 } fn_dots;
 
@@ -87,7 +88,7 @@ typedef struct {
     void (*dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, void *work,
                       fn_sums out);
 
-    /* dx = ((dy * weight - c1) - ((x - mean) * rstd) * c2) * rstd, without x the last difference falls away;
+    /* dx = (dy * weight - (c1 + ((x - mean) * rstd) * c2)) * rstd, without x the product with c2 falls away;
      * where the mask is 0: dx = dy * weight * rstd. dx may be dy or x. */
     void (*combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p);
 

@@ -87,18 +87,18 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
     vec sg[U] = {{0}}, sgx[U] = {{0}}, sx[U] = {{0}};
     const A *mean = FN(param_row)(p->mean, r), *rstd = FN(param_row)(p->rstd, r);
     const A *shift = FN(param_row)(p->shift, r), *weight = FN(param_row)(p->weight, r);
-    const A fill = has_x && !along ? *mean : 0;
     const vec mean0 = FN(param_splat)(p->mean, r, 0), rstd0 = FN(param_splat)(p->rstd, r, 1);
     const vec shift0 = FN(param_splat)(p->shift, r, 0), weight0 = FN(param_splat)(p->weight, r, 1);
     LANE_LOOP(n, {
         vec g = FN(fetch)(dy, at, k, 0) * (weight_along ? FN(fetch_a)(weight, at, k) : weight0);
-        g = FN(zero_outside)(mask, at, k, g);
+        g = FN(inside_row)(k, FN(zero_outside)(mask, at, k, g));
         sg[u] += g;
         if (has_x) {
             vec m = along ? FN(fetch_a)(mean, at, k) : mean0, s = along ? FN(fetch_a)(rstd, at, k) : rstd0;
-            vec xhat = FN(zero_outside)(mask, at, k, (FN(fetch)(x, at, k, fill) - m) * s);
+            vec xhat = FN(zero_outside)(mask, at, k, (FN(fetch)(x, at, k, 0) - m) * s);
+            xhat = FN(inside_row)(k, xhat);
             vec moved = xhat - (along && p->shift.a ? FN(fetch_a)(shift, at, k) : shift0);
-            sgx[u] += g * moved;
+            sgx[u] += FN(inside_row)(k, g * moved);
             if (!along) sx[u] += xhat;
         }
     });

@@ -22,6 +22,7 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
         weight[i] = FN(param_splat)(p->weight, r0 + i, 1);
         bias[i] = FN(param_splat)(p->bias, r0 + i, (A)-0.0); /* what changes nothing, not even a sign */
     }
+    const ptrdiff_t ahead = p->ahead;
     const A *means = FN(param_row)(p->mean, r0), *comps = FN(param_row)(p->comp, r0);
     const A *rstds = FN(param_row)(p->rstd, r0), *prescales = FN(param_row)(p->prescale, r0);
     const A *weights = FN(param_row)(p->weight, r0), *biases = FN(param_row)(p->bias, r0);
@@ -37,6 +38,7 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
         if (bias_along) b = FN(fetch_a)(biases, at, k);
         UNROLL for (int i = 0; i < rows; i++) {
             vec v = FN(fetch)(xs[i], at, k, 0);
+            __builtin_prefetch(xs[i] + ahead + at * (ptrdiff_t)sizeof(T), 0, 2);
             if (prescaled) v *= along ? pre : prescale[i];
             v = ((v - (along ? m : mean[i])) - (along ? c : comp[i])) * (along ? s : rstd[i]);
             v = v * (weight_along ? w : weight[i]) + (bias_along ? b : bias[i]);

@@ -9,7 +9,7 @@
  *
  *     vec  splat_A(a)             A sum_A(v): the lanes added as a fixed tree, k with k + half
  *     mask_A(p), maskn_A(p, k)    VL (k) bytes of a boolean mask as all-ones / all-zeros lanes
- *     select_A(m, a, b)           m ? a : b
+ *     first_A(k)                  the first k lanes, as a mask        select_A(m, a, b)      m ? a : b
  *
  * Addresses need no alignment. Conversions round to nearest even, keep denormals, and agree bit by bit on every tier;
  * nothing here contracts to fma. To add a tier: teach the four `#if` blocks below, and add a row in meson.build. */
@@ -53,6 +53,7 @@ typedef double vf64x2 __attribute__((vector_size(16)));
 typedef double vf64x4 __attribute__((vector_size(32)));
 
 #define INLINE static inline __attribute__((always_inline, unused))
+#define OUTLINE static __attribute__((noinline, unused)) /* tails that go element by element: short code, not speed */
 
 /* memcpy of a constant size is one unaligned move: the portable way to read at any address */
 #define MOVE(dst, src) memcpy(&(dst), (src), sizeof(dst))
@@ -62,6 +63,28 @@ INLINE vf64 splat_f64(double a) { return a - (vf64){0}; }
 
 INLINE vf32 select_f32(vi32 m, vf32 a, vf32 b) { return (vf32)((m & (vi32)a) | (~m & (vi32)b)); }
 INLINE vf64 select_f64(vi64 m, vf64 a, vf64 b) { return (vf64)((m & (vi64)a) | (~m & (vi64)b)); }
+
+/* the first k lanes */
+INLINE vi32 first_f32(ptrdiff_t k) {
+#if VBYTES == 64
+    const vi32 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif VBYTES == 32
+    const vi32 lane = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+    const vi32 lane = {0, 1, 2, 3};
+#endif
+    return lane < (int32_t)k;
+}
+INLINE vi64 first_f64(ptrdiff_t k) {
+#if VBYTES == 64
+    const vi64 lane = {0, 1, 2, 3, 4, 5, 6, 7};
+#elif VBYTES == 32
+    const vi64 lane = {0, 1, 2, 3};
+#else
+    const vi64 lane = {0, 1};
+#endif
+    return lane < (int64_t)k;
+}
 
 /* ---- the sum tree: lane k meets lane k + half, from the widest half down -------------------------------------- */
 
@@ -107,12 +130,12 @@ INLINE vi64 mask_f64(const uint8_t *p) {
     MOVE(m, p);
     return __builtin_convertvector(m, vi64) != 0;
 }
-INLINE vi32 maskn_f32(const uint8_t *p, ptrdiff_t k) {
+OUTLINE vi32 maskn_f32(const uint8_t *p, ptrdiff_t k) {
     uint8_t m[VL_f32] = {0};
     for (ptrdiff_t i = 0; i < k; i++) m[i] = p[i];
     return mask_f32(m);
 }
-INLINE vi64 maskn_f64(const uint8_t *p, ptrdiff_t k) {
+OUTLINE vi64 maskn_f64(const uint8_t *p, ptrdiff_t k) {
     uint8_t m[VL_f64] = {0};
     for (ptrdiff_t i = 0; i < k; i++) m[i] = p[i];
     return mask_f64(m);
@@ -185,12 +208,12 @@ INLINE void storen_f64(void *p, vf64 v, ptrdiff_t k) { _mm256_maskstore_pd(p, (_
 #else
 /* the general tail: through a small array, element by element */
 #define TAIL(K, V, A, VLEN)                                                                                            \
-    INLINE V loadn_##K(const void *p, ptrdiff_t k, A fill) {                                                           \
+    OUTLINE V loadn_##K(const void *p, ptrdiff_t k, A fill) {                                                          \
         A t[VLEN];                                                                                                     \
         for (ptrdiff_t i = 0; i < VLEN; i++) t[i] = i < k ? load1_##K((const A *)p + i) : fill;                        \
         return load_##K(t);                                                                                            \
     }                                                                                                                  \
-    INLINE void storen_##K(void *p, V v, ptrdiff_t k) {                                                                \
+    OUTLINE void storen_##K(void *p, V v, ptrdiff_t k) {                                                               \
         for (ptrdiff_t i = 0; i < k; i++) store1_##K((A *)p + i, v[i]);                                                \
     }
 TAIL(f32, vf32, float, VL_f32)
@@ -252,7 +275,7 @@ INLINE void store_bf16(void *p, vf32 v) {
 }
 
 #define NARROW(K)                                                                                                      \
-    INLINE vf32 loadn_##K(const void *p, ptrdiff_t k, float fill) {                                                    \
+    OUTLINE vf32 loadn_##K(const void *p, ptrdiff_t k, float fill) {                                                   \
         uint16_t h[VL_f32] = {0};                                                                                      \
         float t[VL_f32];                                                                                               \
         for (ptrdiff_t i = 0; i < k; i++) memcpy(h + i, (const uint16_t *)p + i, 2);                                   \
@@ -260,7 +283,7 @@ INLINE void store_bf16(void *p, vf32 v) {
         for (ptrdiff_t i = k; i < VL_f32; i++) t[i] = fill;                                                            \
         return load_f32(t);                                                                                            \
     }                                                                                                                  \
-    INLINE void storen_##K(void *p, vf32 v, ptrdiff_t k) {                                                             \
+    OUTLINE void storen_##K(void *p, vf32 v, ptrdiff_t k) {                                                            \
         uint16_t h[VL_f32];                                                                                            \
         store_##K(h, v);                                                                                               \
         for (ptrdiff_t i = 0; i < k; i++) memcpy((uint16_t *)p + i, h + i, 2);                                         \
