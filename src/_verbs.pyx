@@ -212,6 +212,7 @@ cdef class Verbs:
         cdef ptrdiff_t rows = x.shape[0], n = x.shape[1]
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_affine p
+        memset(&p, 0, sizeof(p))
         p.mean, p.comp = param_of(mean, rows, n, compute), param_of(comp, rows, n, compute)
         p.rstd, p.prescale = param_of(rstd, rows, n, compute), param_of(prescale, rows, n, compute)
         p.weight, p.bias = param_of(weight, rows, n, compute), param_of(bias, rows, n, compute)
@@ -221,6 +222,7 @@ cdef class Verbs:
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_dots p
+        memset(&p, 0, sizeof(p))
         p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
         p.shift, p.weight = param_of(shift, rows, n, compute), param_of(weight, rows, n, compute)
         self.verbs.dots_rows(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(mask, rows, n, 1), rows, n,
@@ -230,6 +232,7 @@ cdef class Verbs:
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_dots p
+        memset(&p, 0, sizeof(p))
         p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
         p.shift, p.weight = param_of(shift, rows, n, compute), param_of(weight, rows, n, compute)
         self.verbs.dots_cols(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(mask, rows, n, 1), rows, n,
@@ -239,6 +242,7 @@ cdef class Verbs:
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_adjoint p
+        memset(&p, 0, sizeof(p))
         p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
         p.c1, p.c2 = param_of(c1, rows, n, compute), param_of(c2, rows, n, compute)
         p.weight = param_of(weight, rows, n, compute)
