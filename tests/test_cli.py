@@ -180,7 +180,7 @@ def test_python_m(here):
 
 
 def wait_for(condition, process):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while not condition():
         assert process.poll() is None
         assert time.monotonic() < end
@@ -194,11 +194,15 @@ def test_a_stopped_run_goes_on_with_the_same_numbers(here):
     for stop, where in ((signal.SIGINT, ""), (signal.SIGTERM, "plain")):
         out = f"stopped-{stop}"
         command = [sys.executable, "-m", "fastnorm", "train", *options, "--out", out]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         metrics = here / out / where / "metrics.jsonl"
-        wait_for(lambda metrics=metrics: metrics.exists() and metrics.stat().st_size, process)
-        process.send_signal(stop)
-        output, errors = process.communicate(timeout=60)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, **pipes) as process:
+            try:
+                wait_for(lambda metrics=metrics: metrics.exists() and metrics.stat().st_size, process)
+                process.send_signal(stop)
+                output, errors = process.communicate(timeout=120)
+            finally:
+                process.kill()
         assert process.returncode == 128 + stop, errors
         assert f"stopped and saved; go on with: fastnorm train --resume {out}" in output
         assert "Traceback" not in errors
