@@ -60,7 +60,7 @@ cdef extern from "norm.h":
         const fn_verbs *verbs[4]
 
 cdef extern from "plan.h":
-    enum: FN_NOPERANDS, FN_MAXDIM
+    enum: FN_DY, FN_NOPERANDS, FN_MAXDIM
     ctypedef struct fn_axis:
         ptrdiff_t len
         int reduced
@@ -81,6 +81,7 @@ cdef extern from "job.h":
     ctypedef struct fn_job:
         const fn_verbs *verbs
         fn_plan plan
+        char *data[9]
     ctypedef struct fn_cut:
         int many_rows
         ptrdiff_t blocks, chunk_blocks, chunks, units
@@ -295,7 +296,7 @@ def plan(axes, ptrdiff_t size):
     }
 
 
-def cut(axes, ptrdiff_t size, ptrdiff_t compute_size):
+def cut(axes, ptrdiff_t size, ptrdiff_t compute_size, bint backward=False):
     """How the drivers cut this plan: a dict, with the blocks as (unit, chunk, rows, width, offset of x, row step of x,
     column step of x)."""
     cdef fn_job job
@@ -308,6 +309,8 @@ def cut(axes, ptrdiff_t size, ptrdiff_t compute_size):
     memset(&verbs, 0, sizeof(verbs))
     verbs.size, verbs.compute_size = size, compute_size
     job.verbs = &verbs
+    if backward:
+        job.data[FN_DY] = <char *> &job  # there is one, nobody looks at it
     make_plan(&job.plan, axes, size)
     c = fn_cut_make(&job)
     row_step, column_step = fn_row_axis(&job, &c).stride[0], fn_plan_step(&job.plan, 0)
