@@ -94,8 +94,8 @@ def test_lengths_around_lanes_and_blocks(n, mean, rng):
 @pytest.mark.parametrize("n", [100, 128, 256, 1024, 3900, 4096, 20_000])
 @pytest.mark.parametrize("axis", [0, 1, (0, 2)], ids=str)
 def test_equal_terms_do_not_add_up_their_rounding(n, axis, rng):
-    # Data of two values, as masks and one-hot codes are: every square is the same, and each sum of them rounds
-    # in the same direction, where the roundings of random data cancel.
+    # Data of two values, as masks and one-hot codes are: every square is the same, their sum rounds in the
+    # same direction at each step, where the roundings of random data cancel.
     sign = np.where(np.arange(n) % 2, 1.0, -1.0)
     size = rng.uniform(1, 2, 300)
     if axis == 0:

@@ -95,7 +95,7 @@ def test_l2_normalize_neither_overflows_nor_underflows(rng):
 def test_standardize(axis, ddof, eps, dtype, rng):
     x = values(rng, (4, 5, 6), dtype, 1, 2)
     where = rng.random(x.shape) < 0.8
-    where[:2, :, :2] = True
+    where[:2], where[..., :2] = True, True
     for mask in (None, where):
         if mask is not None and ddof and eps:
             # One eps for slices of unequal n - ddof: refused rather than approximated.
