@@ -1,6 +1,6 @@
 /* The COLS verbs: every column of a tile reduces to one number. Written once in T; norm.c includes this file once per
- * dtype. A column adds its rows in order, so neither lanes nor tiers can change a bit; several rows are taken per
- * sweep only to spare the accumulators' loads and stores. */
+ * dtype. A column adds its rows in order, so neither lanes nor tiers can change a bit; several rows are added up per
+ * sweep, and added to the accumulators as one: fewer loads and stores, and short sums, which round less. */
 
 enum { FN(SWEEP) = 8 }; /* rows taken per sweep */
 
@@ -11,16 +11,15 @@ INLINE void FN(sweep_moments)(fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, p
     const char *xs[FN(SWEEP)];
     UNROLL for (int i = 0; i < rows; i++) xs[i] = x.base + (r0 + i) * x.step;
     VECTOR_LOOP(n, {
-        vec centre = FN(fetch_a)(c, at, k), t = FN(fetch_a)(s, at, k), w = {0};
-        if (squares) w = FN(fetch_a)(q, at, k);
+        vec centre = FN(fetch_a)(c, at, k), t = {0}, w = {0};
         UNROLL for (int i = 0; i < rows; i++) {
             vec d = FN(fetch)(xs[i], at, k, 0) - centre;
             d = FN(zero_outside)(FN(mask_row)(mask, r0 + i), at, k, d);
             t += d;
             if (squares) w += d * d;
         }
-        FN(put_a)(s, at, k, t);
-        if (squares) FN(put_a)(q, at, k, w);
+        FN(put_a)(s, at, k, FN(fetch_a)(s, at, k) + t);
+        if (squares) FN(put_a)(q, at, k, FN(fetch_a)(q, at, k) + w);
     });
 }
 
@@ -99,10 +98,8 @@ INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, in
     const A *means = FN(param_row)(p->mean, r0), *rstds = FN(param_row)(p->rstd, r0);
     const A *shifts = p->shift.a ? FN(param_row)(p->shift, r0) : NULL, *weights = FN(param_row)(p->weight, r0);
     VECTOR_LOOP(n, {
-        vec tg = FN(fetch_a)(sg, at, k), tgx = {0}, tx = {0}, m = {0}, s = {0}, h = {0};
-        if (has_x) tgx = FN(fetch_a)(sgx, at, k);
+        vec tg = {0}, tgx = {0}, tx = {0}, m = {0}, s = {0}, h = {0};
         if (has_x && along) {
-            tx = FN(fetch_a)(sx, at, k);
             m = FN(fetch_a)(means, at, k);
             s = FN(fetch_a)(rstds, at, k);
             if (shifts) h = FN(fetch_a)(shifts, at, k);
@@ -119,9 +116,9 @@ INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, in
                 if (along) tx += xhat;
             }
         }
-        FN(put_a)(sg, at, k, tg);
-        if (has_x) FN(put_a)(sgx, at, k, tgx);
-        if (has_x && along) FN(put_a)(sx, at, k, tx);
+        FN(put_a)(sg, at, k, FN(fetch_a)(sg, at, k) + tg);
+        if (has_x) FN(put_a)(sgx, at, k, FN(fetch_a)(sgx, at, k) + tgx);
+        if (has_x && along) FN(put_a)(sx, at, k, FN(fetch_a)(sx, at, k) + tx);
     });
 }
 

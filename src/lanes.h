@@ -10,20 +10,29 @@
 
 #define UNROLL _Pragma("GCC unroll 8")
 
-/* element j of a row belongs to virtual lane j % LANES */
-#define LANE_LOOP(n, ...)                                                                                              \
+#undef RUN
+#define RUN 16 /* what a virtual lane adds up before it is carried to the next sum: short runs round less */
+
+/* Element j of a row belongs to virtual lane j % LANES. CARRY follows every RUN steps of the lanes, and the tail. */
+#define LANE_LOOP(n, CARRY, ...)                                                                                       \
     do {                                                                                                               \
         ptrdiff_t first = 0;                                                                                           \
-        for (; first + LANES <= (n); first += LANES) {                                                                 \
-            UNROLL for (int u = 0; u < U; u++) {                                                                       \
-                const ptrdiff_t at = first + u * VL, k = VL;                                                           \
-                __VA_ARGS__                                                                                                   \
+        const ptrdiff_t full = (n) / LANES * LANES;                                                                    \
+        while (first < full) {                                                                                         \
+            const ptrdiff_t stop = first + RUN * LANES < full ? first + RUN * LANES : full;                            \
+            for (; first < stop; first += LANES) {                                                                     \
+                UNROLL for (int u = 0; u < U; u++) {                                                                   \
+                    const ptrdiff_t at = first + u * VL, k = VL;                                                       \
+                    __VA_ARGS__                                                                                        \
+                }                                                                                                      \
             }                                                                                                          \
+            if (stop < (n)) { CARRY }                                                                                  \
         }                                                                                                              \
         UNROLL for (int u = 0; u < U; u++) {                                                                           \
             const ptrdiff_t at = first + u * VL, k = (n)-at;                                                           \
             if (k > 0) { __VA_ARGS__ }                                                                                 \
         }                                                                                                              \
+        CARRY                                                                                                          \
     } while (0)
 
 #define VECTOR_LOOP(n, ...)                                                                                            \

@@ -1,7 +1,7 @@
 /* Slices that the fast path cannot do: squares beyond the range of the compute type, denormal deviations with a tiny
  * eps, NaN and infinity. Scalar, in double, scaled by a power of two so that the largest element is about 1. */
 #include <math.h>
-#include <string.h>
+#include <stdlib.h>
 
 #include "job.h"
 
@@ -107,11 +107,10 @@ fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
     }
     out.rstd = ldexp(root, -k);
     out.scaled_rstd = out.rstd;
-    if (isfinite(root) && root > 0 && !(out.rstd > 0x1p-100 && out.rstd < 0x1p100)) {
-        /* as far towards 2^-k as A can go; what is left stays with rstd */
+    if (isfinite(root) && root > 0 && (abs(e) > 90 || !(out.rstd > 0x1p-100 && out.rstd < 0x1p100))) {
+        /* the data to about 1, as far as A can go; the rest stays with rstd */
         const int most = job->verbs->compute_size == sizeof(double) ? 1022 : 126;
-        int p = -k - ilogb(1 / root);
-        p = p > most ? most : p < -most ? -most : p;
+        const int p = -e > most ? most : -e < -most ? -most : -e;
         out.prescale = ldexp(1, p);
         out.scaled_rstd = ldexp(root, -k - p);
     }

@@ -2,22 +2,25 @@
 
 /* for j: s[lane(j)] += x[j] - c */
 INLINE void FN(add_deviations)(const char *x, const uint8_t *mask, ptrdiff_t n, A c, vec s[U]) {
-    vec t[U], centre = SPLAT(c);
-    UNROLL for (int u = 0; u < U; u++) t[u] = s[u];
-    LANE_LOOP(n, t[u] += FN(zero_outside)(mask, at, k, FN(fetch)(x, at, k, c) - centre););
-    UNROLL for (int u = 0; u < U; u++) s[u] = t[u];
+    vec t[U] = {{0}}, centre = SPLAT(c);
+    LANE_LOOP(n, UNROLL for (int u = 0; u < U; u++) {
+        s[u] += t[u];
+        t[u] = (vec){0};
+    }, t[u] += FN(zero_outside)(mask, at, k, FN(fetch)(x, at, k, c) - centre););
 }
 
 /* for j: d = x[j] - c; s[lane(j)] += d; q[lane(j)] += d * d */
 INLINE void FN(add_squares)(const char *x, const uint8_t *mask, ptrdiff_t n, A c, vec s[U], vec q[U]) {
-    vec t[U], w[U], centre = SPLAT(c);
-    UNROLL for (int u = 0; u < U; u++) t[u] = s[u], w[u] = q[u];
-    LANE_LOOP(n, {
+    vec t[U] = {{0}}, w[U] = {{0}}, centre = SPLAT(c);
+    LANE_LOOP(n, UNROLL for (int u = 0; u < U; u++) {
+        s[u] += t[u];
+        q[u] += w[u];
+        t[u] = w[u] = (vec){0};
+    }, {
         vec d = FN(zero_outside)(mask, at, k, FN(fetch)(x, at, k, c) - centre);
         t[u] += d;
         w[u] += d * d;
     });
-    UNROLL for (int u = 0; u < U; u++) s[u] = t[u], q[u] = w[u];
 }
 
 /* how many elements the mask lets in, and where the first one stands */
@@ -84,22 +87,27 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
  * mask are constants wherever this is inlined. */
 INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptrdiff_t n, const fn_dots *p, ptrdiff_t r,
                          int has_x, int along, int weight_along, fn_sums out) {
-    vec sg[U] = {{0}}, sgx[U] = {{0}}, sx[U] = {{0}};
+    vec sg[U] = {{0}}, sgx[U] = {{0}}, sx[U] = {{0}}, tg[U] = {{0}}, tgx[U] = {{0}}, tx[U] = {{0}};
     const A *mean = FN(param_row)(p->mean, r), *rstd = FN(param_row)(p->rstd, r);
     const A *shift = FN(param_row)(p->shift, r), *weight = FN(param_row)(p->weight, r);
     const vec mean0 = FN(param_splat)(p->mean, r, 0), rstd0 = FN(param_splat)(p->rstd, r, 1);
     const vec shift0 = FN(param_splat)(p->shift, r, 0), weight0 = FN(param_splat)(p->weight, r, 1);
-    LANE_LOOP(n, {
+    LANE_LOOP(n, UNROLL for (int u = 0; u < U; u++) {
+        sg[u] += tg[u];
+        sgx[u] += tgx[u];
+        sx[u] += tx[u];
+        tg[u] = tgx[u] = tx[u] = (vec){0};
+    }, {
         vec g = FN(fetch)(dy, at, k, 0) * (weight_along ? FN(fetch_a)(weight, at, k) : weight0);
         g = FN(inside_row)(k, FN(zero_outside)(mask, at, k, g));
-        sg[u] += g;
+        tg[u] += g;
         if (has_x) {
             vec m = along ? FN(fetch_a)(mean, at, k) : mean0, s = along ? FN(fetch_a)(rstd, at, k) : rstd0;
             vec xhat = FN(zero_outside)(mask, at, k, (FN(fetch)(x, at, k, 0) - m) * s);
             xhat = FN(inside_row)(k, xhat);
             vec moved = xhat - (along && p->shift.a ? FN(fetch_a)(shift, at, k) : shift0);
-            sgx[u] += FN(inside_row)(k, g * moved);
-            if (!along) sx[u] += xhat;
+            tgx[u] += FN(inside_row)(k, g * moved);
+            if (!along) tx[u] += xhat;
         }
     });
     out.g[r] = (double)FN(tree)(sg);

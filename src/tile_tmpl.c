@@ -140,10 +140,12 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
 static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
                         void *rstd) {
     A *hi = mean, *lo = comp, *s = rstd;
+    const double tiny = sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100; /* a mean below has no room for comp */
     int beyond = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         double var = in.m2[i] / in.count[i], r = scale ? 1 / sqrt(var + eps) : 1;
         beyond |= !(var > least && var < DBL_MAX && r > 0x1p-100 && r < 0x1p100);
+        beyond |= in.mean[i] != 0 && fabs(in.mean[i]) < tiny && var < tiny;
         hi[i] = (A)in.mean[i];
         lo[i] = (A)((in.mean[i] - (double)hi[i]) + in.comp[i]);
         s[i] = (A)r;
