@@ -178,6 +178,11 @@ cdef class Verbs:
     def compute_size(self):
         return self.verbs.compute_size
 
+    @property
+    def address(self):
+        """Where the code of `apply` stands: another place on every tier."""
+        return <size_t> self.verbs.apply
+
     def load(self, cnp.ndarray source, cnp.ndarray into):
         """load1 of every item of `source`."""
         cdef ptrdiff_t i, n = cnp.PyArray_SIZE(source)

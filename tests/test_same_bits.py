@@ -1,0 +1,197 @@
+"""Arrays large enough to be cut: right, and the same bits for any number of threads and on every tier."""
+
+import numpy as np
+import pytest
+from layouts import LAYOUTS
+from tolerances import (
+    DTYPES,
+    FLOAT32,
+    assert_close,
+    assert_stats_close,
+    centred,
+    dx_scale,
+    parameter_scales,
+    y_scale,
+)
+
+import fastnorm
+from fastnorm import _norm, reference
+
+THREADS = [1, 2, 3, 7, 64]
+
+# x's shape, the normalized axes, those along which the parameters vary; about 1 MB each: work for 7 threads
+CASES = {
+    "short rows": ((3500, 70), 1, (1,)),
+    "short rows, parameters of each row": ((3500, 70), 1, (0,)),
+    "short rows, parameters of each element": ((3500, 70), 1, (0, 1)),
+    "short rows of many axes": ((9, 50, 8, 70), (0, 3), (3,)),
+    "two long rows": ((2, 120_001), 1, (1,)),
+    "long rows, parameters of each row": ((3, 80_003), 1, (0,)),
+    "one long row": ((240_007,), 0, (0,)),
+    "channels of several rows": ((7, 33, 1100), (0, 2), (1,)),
+    "channels of several rows, parameters of each row": ((7, 33, 1100), (0, 2), (0, 1)),
+    "channels of several rows, parameters of each sample": ((7, 33, 1100), (0, 2), (0,)),
+    "few channels": ((50, 3, 40, 40), (0, 2, 3), (1,)),
+    "few channels, few long rows": ((5, 3, 130, 130), (0, 2, 3), (1,)),
+    "few pixels": ((1700, 24, 3, 2), (0, 2, 3), (1,)),
+    "columns": ((1700, 150), 0, (1,)),
+    "columns, parameters of each row": ((1700, 150), 0, (0,)),
+    "columns, parameters of each element": ((1700, 150), 0, (0, 1)),
+    "wide columns": ((80, 3001), 0, (1,)),
+    "columns of many samples": ((14, 180, 96), 1, (2,)),
+    "groups, channels last": ((7, 280, 8, 16), (1, 3), (2, 3)),
+    "groups, channels second": ((7, 4, 9, 33, 31), (2, 3, 4), (1, 2)),
+}
+
+
+def strided(a):
+    """The same values, every other element of rows that lie backwards."""
+    memory = np.zeros((*a.shape[:-1], 2 * a.shape[-1] + 1), a.dtype)
+    view = memory[..., -2::-2]
+    view[...] = a
+    return view
+
+
+def inputs(rng, name, variant, dtype=FLOAT32):
+    """x, dy and the keywords of `normalize`."""
+    shape, axis, along = CASES[name]
+    x, dy = rng.standard_normal((2, *shape)).astype(dtype)
+    x += dtype.type(1)
+    weight, bias = 1 + rng.standard_normal((2, *(n if i in along else 1 for i, n in enumerate(shape))))
+    options = {"axis": axis, "weight": weight.astype(np.float32), "bias": bias.astype(np.float32)}
+    if variant == "strided":
+        x, dy = strided(x), np.asfortranarray(dy)
+    if variant == "masked":
+        options["where"] = rng.random(shape) < 0.7
+        x[~options["where"]] = np.nan
+    if variant == "transposed":
+        x, dy = np.asfortranarray(x), np.asfortranarray(dy)
+    return x, dy, options
+
+
+def forward_and_backward(x, dy, options):
+    y, stats = fastnorm.normalize(x, return_stats=True, **options)
+    return y, *stats, *fastnorm.normalize_backward(dy, x, stats, **options)
+
+
+NAMES = ("y", "mean", "rstd", "dx", "dweight", "dbias")
+
+
+def assert_same(actual, expected, names, what):
+    for name, a, e in zip(names, actual, expected, strict=True):
+        assert (a is None) == (e is None)
+        if a is not None:
+            assert a.dtype == e.dtype
+            assert a.tobytes() == e.tobytes(), f"{name} differs: {what}"
+
+
+@pytest.fixture
+def tiers():
+    before = fastnorm.isa()
+    yield fastnorm.isa_tiers()
+    _norm.set_isa(before)
+
+
+@pytest.mark.parametrize("variant", ["plain", "strided", "masked"])
+@pytest.mark.parametrize("name", CASES)
+def test_threads_and_tiers_change_no_bit(name, variant, tiers, rng):
+    x, dy, options = inputs(rng, name, variant)
+    with fastnorm.num_threads(1):
+        expected = forward_and_backward(x, dy, options)
+    for threads in THREADS[1:] if variant == "plain" else [3, 7]:
+        with fastnorm.num_threads(threads):
+            assert_same(forward_and_backward(x, dy, options), expected, NAMES, f"{threads} threads")
+    for i, tier in enumerate(tiers):
+        _norm.set_isa(tier)
+        with fastnorm.num_threads(1 + i):
+            assert_same(forward_and_backward(x, dy, options), expected, NAMES, tier)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", list(CASES)[::3])
+def test_every_dtype(name, dtype, tiers, rng):
+    x, dy, options = inputs(rng, name, "plain", dtype)
+    expected = None
+    for tier in tiers:
+        _norm.set_isa(tier)
+        for threads in (1, 3):
+            with fastnorm.num_threads(threads):
+                actual = forward_and_backward(x, dy, options)
+            expected = expected or actual
+            assert_same(actual, expected, NAMES, f"{tier}, {threads} threads")
+
+
+@pytest.mark.parametrize("variant", ["plain", "masked", "transposed"])
+@pytest.mark.parametrize("name", CASES)
+def test_large_arrays_are_right(name, variant, rng):
+    x, dy, options = inputs(rng, name, variant)
+    where = options.get("where")
+    y, *stats, dx, dweight, dbias = forward_and_backward(x, dy, options)
+    expected, exact = reference.normalize(x, return_stats=True, **options)
+    assert_close(y, expected, "y", y_scale(x, **options))
+    assert_stats_close(fastnorm.Stats(*stats), exact, x, options["axis"], True if where is None else where)
+    centre, exact = centred(x, exact, options["axis"], where)
+    grads = reference.normalize_backward(dy, centre, exact, **options)
+    keys = options["axis"], options["weight"]
+    assert_close(dx, grads.dx, "dx", dx_scale(dy, centre, exact, *keys, where))
+    scales = parameter_scales(dy, centre, exact, *keys, options["bias"], where)
+    assert_close(dweight, grads.dweight, "total", scales[0])
+    assert_close(dbias, grads.dbias, "total", scales[1])
+
+
+def large(layout):
+    """The layout on an array of about 1 MB, by a longer batch."""
+    return layout.of_shape((layout.shape[0] * (250_000 // np.prod(layout.shape)), *layout.shape[1:]))
+
+
+@pytest.mark.parametrize("layout", [large(layout) for layout in LAYOUTS], ids=str)
+def test_threads_change_no_bit_of_a_layout(layout, rng):
+    x, dy = rng.standard_normal((2, *layout.shape)).astype(np.float32)
+    weight, bias = rng.standard_normal((2, *layout.param_shape())).astype(np.float32)
+    expected = None
+    for threads in THREADS[:4]:
+        more, running = {}, ()
+        if layout.function == "batch_norm":
+            running = np.zeros_like(weight), np.ones_like(weight)
+            more = {"running_mean": running[0], "running_var": running[1]}
+        with fastnorm.num_threads(threads):
+            y, stats = layout.forward(fastnorm, x, weight, bias, return_stats=True, **more)
+            actual = [y, *stats, *layout.backward(fastnorm, dy, x, stats, weight), *running]
+            if layout.function == "batch_norm":
+                evaluated = {"running_mean": stats.mean, "running_var": running[1], "training": False}
+                actual.append(layout.forward(fastnorm, x, weight, bias, **evaluated))
+                actual += layout.backward(fastnorm, dy, x, stats, weight, training=False)
+        expected = expected or actual
+        assert_same(actual, expected, range(len(actual)), f"{threads} threads")
+
+
+def test_threads_change_no_bit_of_the_others(rng):
+    x = rng.standard_normal((2400, 110)).astype(np.float32)
+    g, bias = rng.standard_normal(2400).astype(np.float32), rng.standard_normal(110).astype(np.float32)
+    expected = None
+    for threads in THREADS:
+        with fastnorm.num_threads(threads):
+            actual = [
+                *fastnorm.moments(x),
+                *fastnorm.moments(x, axis=0),
+                *fastnorm.moments(x, axis=1),
+                fastnorm.weight_norm(x, g),
+                *fastnorm.weight_norm_backward(x, x[::-1], g),
+                fastnorm.mean_only_batch_norm(x, bias),
+                *fastnorm.mean_only_batch_norm_backward(x),
+                fastnorm.standardize(x),
+                fastnorm.l2_normalize(x),
+            ]
+        expected = expected or actual
+        assert_same(actual, expected, range(len(actual)), f"{threads} threads")
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((30_000, 72), 1), ((2, 1_100_003), 1), ((7500, 300), 0)])
+def test_enough_for_64_threads(shape, axis, rng):
+    x, dy = rng.standard_normal((2, *shape)).astype(np.float32)
+    options = {"axis": axis, "weight": np.ones(shape[1], np.float32), "bias": np.ones(shape[1], np.float32)}
+    results = []
+    for threads in (1, 5, 64):
+        with fastnorm.num_threads(threads):
+            results.append(forward_and_backward(x, dy, options))
+        assert_same(results[-1], results[0], NAMES, f"{threads} threads")

@@ -1,0 +1,369 @@
+"""How many threads: settings, environment, affinity, cgroup; concurrent callers; forked children."""
+
+import asyncio
+import contextvars
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from interpreter import output_of, run
+
+import fastnorm
+from fastnorm import _threads
+
+GET = "import fastnorm; print(fastnorm.get_num_threads())"
+UNSET = {"FASTNORM_NUM_THREADS": None, "OMP_NUM_THREADS": None}
+
+
+@pytest.fixture(autouse=True)
+def default():
+    """The number without any setting, which holds again after each test."""
+    fastnorm.set_num_threads(None)
+    yield fastnorm.get_num_threads()
+    fastnorm.set_num_threads(None)
+
+
+# ---- settings ----------------------------------------------------------------------------------------------
+
+
+def test_set_num_threads(default):
+    fastnorm.set_num_threads(5)
+    assert fastnorm.get_num_threads() == 5
+    fastnorm.set_num_threads(np.int64(3))
+    assert fastnorm.get_num_threads() == 3
+    assert type(fastnorm.get_num_threads()) is int
+    fastnorm.set_num_threads(None)
+    assert fastnorm.get_num_threads() == default
+
+
+def test_num_threads_nests_and_ends(default):
+    with fastnorm.num_threads(4):
+        assert fastnorm.get_num_threads() == 4
+        with fastnorm.num_threads(2):
+            assert fastnorm.get_num_threads() == 2
+        assert fastnorm.get_num_threads() == 4
+        fastnorm.set_num_threads(9)  # of the process: the context's own number stays
+        assert fastnorm.get_num_threads() == 4
+    assert fastnorm.get_num_threads() == 9
+    with pytest.raises(ZeroDivisionError), fastnorm.num_threads(6):
+        1 / 0  # noqa: B018
+    assert fastnorm.get_num_threads() == 9
+
+
+def test_num_threads_holds_in_this_thread_only():
+    with ThreadPoolExecutor(1) as pool, fastnorm.num_threads(7):
+        assert pool.submit(fastnorm.get_num_threads).result() != 7
+        fastnorm.set_num_threads(6)
+        assert pool.submit(fastnorm.get_num_threads).result() == 6
+        context = contextvars.copy_context()
+        assert pool.submit(context.run, fastnorm.get_num_threads).result() == 7
+
+
+def test_num_threads_holds_in_this_task_only():
+    async def task(n, turns):
+        with fastnorm.num_threads(n):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+                assert fastnorm.get_num_threads() == n
+
+    async def main():
+        await asyncio.gather(*(task(n, 5) for n in (2, 3, 4)))
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("setting", [fastnorm.set_num_threads, fastnorm.num_threads])
+@pytest.mark.parametrize("wrong", [0, -1, -(10**30), True, False, np.True_, 1.5, 2.0, "3", [2], np.ones(2)])
+def test_what_is_no_number_of_threads(setting, wrong, default):
+    with pytest.raises((TypeError, ValueError), match=r"^n is .*, needs an int"), setting(wrong):
+        pass
+    assert fastnorm.get_num_threads() == default
+
+
+def test_no_number_for_a_context():
+    with pytest.raises(TypeError, match=r"^n is None, needs an int"), fastnorm.num_threads(None):
+        pass
+
+
+@pytest.mark.parametrize("many", [1000, 2**31, 2**63, 10**30])
+def test_more_threads_than_work(many):
+    # the number is a limit; what is not used need not exist
+    x = np.arange(12.0).reshape(3, 4)
+    with fastnorm.num_threads(many):
+        fastnorm.layer_norm(x)
+
+
+# ---- defaults ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fastnorm_variable", "omp_variable", "expected"),
+    [("3", None, 3), (None, "5", 5), ("3", "5", 3), (None, "4,2", 4), (" 6 ", "5", 6), ("", "5", 5)],
+)
+def test_environment(fastnorm_variable, omp_variable, expected):
+    environment = {"FASTNORM_NUM_THREADS": fastnorm_variable, "OMP_NUM_THREADS": omp_variable}
+    assert output_of(GET, **environment) == str(expected)
+
+
+@pytest.mark.parametrize("nonsense", ["0", "-2", "many", "1.5"])
+def test_nonsense_in_the_environment_is_no_setting(nonsense):
+    assert output_of(GET, FASTNORM_NUM_THREADS=nonsense, OMP_NUM_THREADS="5") == "5"
+    done = run(
+        GET, FASTNORM_NUM_THREADS=nonsense, OMP_NUM_THREADS=nonsense
+    )  # the runtime may complain itself
+    assert done.stdout.strip() == output_of(GET, **UNSET)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs processor affinity")
+def test_affinity_limits_the_default():
+    code = (
+        f"import os; os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}}); {GET}; fastnorm.show_config()"
+    )
+    lines = output_of(code, **UNSET).splitlines()
+    assert lines[0] == "1"
+    assert any(
+        line.startswith("threads") and "1 (processors of this process's affinity)" in line for line in lines
+    )
+
+
+def tree(root, files):
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    return root
+
+
+V1 = "12:pids:/docker/abc\n4:cpu,cpuacct:/docker/abc\n1:name=systemd:/docker/abc\n"
+CGROUPS = {
+    "nothing at all": ({}, None),
+    "version 2": ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "150000 100000\n"}, 1.5),
+    "version 2, no limit": ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "max 100000\n"}, None),
+    "version 2, root": ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5),
+    "version 2, no file": ({"proc/self/cgroup": "0::/a/b\n"}, None),
+    "version 2, an ancestor's limit": (
+        {
+            "proc/self/cgroup": "0::/a/b/c\n",
+            "sys/fs/cgroup/a/cpu.max": "200000 100000\n",
+            "sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
+            "sys/fs/cgroup/a/b/c/cpu.max": "300000 100000\n",
+        },
+        2.0,
+    ),
+    "version 2, the path is not visible inside a container": (
+        {"proc/self/cgroup": "0::/docker/abc\n", "sys/fs/cgroup/cpu.max": "250000 100000\n"},
+        2.5,
+    ),
+    "version 2, a path above the namespace": (
+        {"proc/self/cgroup": "0::/../x\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"},
+        1.0,
+    ),
+    "version 1": (
+        {
+            "proc/self/cgroup": V1,
+            "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "250000\n",
+            "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_period_us": "100000\n",
+        },
+        2.5,
+    ),
+    "version 1, no limit": (
+        {
+            "proc/self/cgroup": V1,
+            "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "-1\n",
+            "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_period_us": "100000\n",
+        },
+        None,
+    ),
+    "version 1, mounted as cpu, the root's limit": (
+        {
+            "proc/self/cgroup": V1,
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "50000\n",
+        },
+        2.0,
+    ),
+    "version 1, nested": (
+        {
+            "proc/self/cgroup": V1,
+            "sys/fs/cgroup/cpu,cpuacct/docker/cpu.cfs_quota_us": "120000\n",
+            "sys/fs/cgroup/cpu,cpuacct/docker/cpu.cfs_period_us": "100000\n",
+            "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "800000\n",
+            "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_period_us": "100000\n",
+        },
+        1.2,
+    ),
+    "both versions": (
+        {
+            "proc/self/cgroup": V1 + "0::/x\n",
+            "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_quota_us": "400000\n",
+            "sys/fs/cgroup/cpu,cpuacct/docker/abc/cpu.cfs_period_us": "100000\n",
+        },
+        4.0,
+    ),
+    "garbage": ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "what is this\n"}, None),
+    "an empty file": ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": ""}, None),
+    "a period of 0": ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "100 0\n"}, None),
+    "garbage in proc": ({"proc/self/cgroup": "nonsense\n"}, None),
+}
+
+
+@pytest.mark.parametrize("name", CGROUPS)
+def test_cgroup_quota(name, tmp_path):
+    files, expected = CGROUPS[name]
+    assert _threads.cgroup_quota(tree(tmp_path, files)) == expected
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [(0.5, 1), (1.9, 1), (2.5, 2), (3.0, 3), (4.0, 4), (99.0, 4), (None, 4)]
+)
+def test_quota_and_affinity(quota, expected, monkeypatch):
+    for name in UNSET:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)), raising=False)
+    monkeypatch.setattr(_threads, "cgroup_quota", lambda: quota)
+    n, why = _threads.default_threads()
+    assert n == expected
+    assert ("cgroup" in why) == (quota is not None and quota < 4)
+
+
+# ---- threads at work ---------------------------------------------------------------------------------------
+
+TASKS = """
+import os, sys
+import numpy as np, fastnorm
+count = lambda: len(os.listdir("/proc/self/task"))
+before = count()
+x = np.zeros((4000, 200), np.float32)
+with fastnorm.num_threads(int(sys.argv[1])):
+    fastnorm.layer_norm(x[:4])
+    small = count()
+    fastnorm.layer_norm(x)
+    print(small - before, count() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc/self/task")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_are_started_for_large_arrays_only(threads):
+    assert output_of(TASKS, str(threads)) == f"0 {threads - 1}"
+
+
+def test_concurrent_callers_get_the_right_bits(rng):
+    arrays = [rng.standard_normal((900 + 100 * i, 90)).astype(np.float32) for i in range(8)]
+    weight = rng.standard_normal(90).astype(np.float32)
+
+    def work(x):
+        y, stats = fastnorm.layer_norm(x, weight, weight, return_stats=True)
+        columns, saved = fastnorm.batch_norm(x, weight, weight, return_stats=True)
+        grads = fastnorm.layer_norm_backward(y, x, stats, weight)
+        return b"".join(
+            a.tobytes() for a in (y, columns, *grads, *fastnorm.batch_norm_backward(y, x, saved, weight))
+        )
+
+    with fastnorm.num_threads(1):
+        expected = [work(x) for x in arrays]
+    start = threading.Barrier(8)
+
+    def repeat(i):
+        start.wait()
+        with fastnorm.num_threads(1 + i % 4):
+            return all(work(arrays[i]) == expected[i] for _ in range(12))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(repeat, range(8)))
+
+
+def test_the_gil_is_released(rng):
+    # without forced switches another thread can run during a call only if the call lets it
+    x, counted, stop = rng.standard_normal((3000, 1000)), [0], threading.Event()
+
+    def count():
+        while not stop.is_set():
+            counted[0] += 1
+            time.sleep(0)
+
+    thread, interval = threading.Thread(target=count), sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    thread.start()
+    try:
+        during = 0
+        for _ in range(200):  # on a busy machine the other thread may not wake in time
+            before = counted[0]
+            with fastnorm.num_threads(1):
+                fastnorm.layer_norm(x)
+            during = during or counted[0] - before
+            if during:
+                break
+    finally:
+        sys.setswitchinterval(interval)
+        stop.set()
+        thread.join()
+    assert during
+
+
+FORK = """
+import os, sys, threading, warnings
+import numpy as np, fastnorm
+warnings.simplefilter("ignore", DeprecationWarning)  # forking beside threads is the point
+x = np.random.default_rng(0).standard_normal((4000, 200)).astype(np.float32)
+fastnorm.set_num_threads(4)
+expected = fastnorm.layer_norm(x).tobytes()
+busy = threading.Event()
+stop = threading.Event()
+
+def work():
+    while not stop.is_set():
+        fastnorm.layer_norm(x)
+        busy.set()
+
+def child(depth):
+    right = fastnorm.layer_norm(x).tobytes() == expected
+    if right and depth:
+        right = fork(depth - 1)
+    os._exit(0 if right else 1)
+
+def fork(depth):
+    pid = os.fork()
+    if pid == 0:
+        child(depth)
+    return os.waitpid(pid, 0)[1] == 0
+
+results = [fork(1)]
+if sys.argv[1] == "beside a busy thread":
+    thread = threading.Thread(target=work)
+    thread.start()
+    busy.wait()
+    results += [fork(0) for _ in range(10)]
+    stop.set()
+    thread.join()
+results.append(fastnorm.layer_norm(x).tobytes() == expected)
+print(all(results))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("when", ["idle", "beside a busy thread"])
+def test_a_forked_child_works(when):
+    assert output_of(FORK, when) == "True"
+
+
+BEFORE = """
+import os
+import numpy as np, fastnorm
+fastnorm.set_num_threads(3)
+pid = os.fork()
+x = np.zeros((4000, 200), np.float32)
+fastnorm.layer_norm(x)
+count = len(os.listdir("/proc/self/task"))
+if pid == 0:
+    os._exit(count)
+print(count, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc/self/task")
+def test_a_child_of_a_process_without_threads_has_its_own():
+    assert output_of(BEFORE, OPENBLAS_NUM_THREADS="1") == "3 3"
