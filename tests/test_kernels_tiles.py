@@ -153,6 +153,17 @@ def test_finalize_tells_what_is_beyond_the_fast_path(tier, kind, m2, eps, least,
             assert finalize(kind.verbs(tier), changed, eps, least, True)[0], f"{at} of {n}"
 
 
+@each_tier
+def test_finalize_leaves_room_for_comp(tier, kind):
+    # a mean whose remainder would be a denormal of A is for the slow path, unless the deviation hides it
+    for exponent in (-90, -110, -1000):
+        for var in (2.0**exponent, 2.0**-60):
+            moments = np.array([[1.0], [2.0**exponent], [0.0], [var]])
+            near = exponent < (-960 if kind.compute is np.float64 else -100)
+            beyond = finalize(kind.verbs(tier), moments, 1.0, -1.0, True)[0]
+            assert bool(beyond) is (near and var == 2.0**exponent)
+
+
 def merge(verbs, into, other):
     result, other = Memory(into.shape, into.dtype), Memory.holding(other)
     result.view[...] = into
