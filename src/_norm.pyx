@@ -3,7 +3,6 @@
 cimport cython
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
-from libc.math cimport isfinite
 from libc.string cimport memset
 
 from _job cimport *

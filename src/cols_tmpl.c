@@ -123,8 +123,8 @@ INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, in
 }
 
 /* along: the statistics vary by column, and are then the same for every row of the tile (their step is 0) */
-static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, void *work,
-                          fn_sums out) {
+static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
+                          void *work, fn_sums out) {
     enum { STEP = FN(SWEEP) / 2 };
     const fn_tile none = {0};
     const int has_x = x.base != NULL, along = has_x && p->mean.a && p->mean.along;
@@ -134,11 +134,9 @@ static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
     ptrdiff_t r = 0;
     if (!mask.base && !weight_along && has_x) {
         if (along)
-            for (; r + STEP <= rows; r += STEP)
-                FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, 1, 0, sg, sgx, sx);
+            for (; r + STEP <= rows; r += STEP) FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, 1, 0, sg, sgx, sx);
         else
-            for (; r + STEP <= rows; r += STEP)
-                FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, 0, 0, sg, sgx, sx);
+            for (; r + STEP <= rows; r += STEP) FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, 0, 0, sg, sgx, sx);
     }
     for (; r < rows; r++) {
         if (!has_x)

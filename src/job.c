@@ -8,7 +8,7 @@ enum {
     COLS_BLOCK_BYTES = 262144, /* a block of whole rows stays in L2 between its two passes */
     CHUNK_BYTES = 131072,      /* the least that is handed to a thread at a time */
     MAX_CHUNKS = 64,
-    TILE_BYTES = 8192, /* many short rows: what stays in L1 between statistics and result */
+    TILE_BYTES = 8192,           /* many short rows: what stays in L1 between statistics and result */
     BACKWARD_TILE_BYTES = 32768, /* and enough rows for the column sums of a parameter's gradient */
     TILE_ROWS = 128,
 };
@@ -152,8 +152,8 @@ fn_tile fn_tile_in(const fn_job *job, const fn_cut *cut, int operand, const ptrd
     const ptrdiff_t step = fn_row_axis(job, cut)->stride[operand], size = element_size(job, operand);
     if (adjacent(job, operand)) return (fn_tile){from, step};
     for (ptrdiff_t r = 0; r < rows; r++)
-        copy_strided((char *)scratch + r * width * size, size, from + r * step, fn_plan_step(&job->plan, operand), width,
-                     size);
+        copy_strided((char *)scratch + r * width * size, size, from + r * step, fn_plan_step(&job->plan, operand),
+                     width, size);
     return (fn_tile){scratch, width * size};
 }
 
@@ -168,8 +168,8 @@ void fn_tile_flush(const fn_job *job, const fn_cut *cut, fn_tile tile, const ptr
     if (adjacent(job, FN_Y)) return;
     const ptrdiff_t step = fn_row_axis(job, cut)->stride[FN_Y], size = element_size(job, FN_Y);
     for (ptrdiff_t r = 0; r < rows; r++)
-        copy_strided(job->data[FN_Y] + offset[FN_Y] + r * step, fn_plan_step(&job->plan, FN_Y), tile.base + r * tile.step,
-                     size, width, size);
+        copy_strided(job->data[FN_Y] + offset[FN_Y] + r * step, fn_plan_step(&job->plan, FN_Y),
+                     tile.base + r * tile.step, size, width, size);
 }
 
 /* ---- parameters ------------------------------------------------------------------------------------------------- */

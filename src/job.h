@@ -24,10 +24,10 @@ typedef struct {
     int centre, scale; /* subtract the mean; divide by the deviation */
     int given;         /* the statistics are given: forward uses them, backward holds them constant */
     double eps;
-    void *mean, *rstd;       /* statistics in A, read where given and in the backward, else written; may be NULL */
-    double *mean64, *var64;  /* forward: the same in double, biased variance; may be NULL */
-    double *count64;         /* forward: how many elements entered; may be NULL */
-    void *dweight, *dbias;   /* backward: results in A; NULL: not wanted */
+    void *mean, *rstd;      /* statistics in A, read where given and in the backward, else written; may be NULL */
+    double *mean64, *var64; /* forward: the same in double, biased variance; may be NULL */
+    double *count64;        /* forward: how many elements entered; may be NULL */
+    void *dweight, *dbias;  /* backward: results in A; NULL: not wanted */
     ptrdiff_t ndweight, ndbias;
 } fn_job;
 
@@ -44,7 +44,7 @@ typedef struct {
     ptrdiff_t run;        /* rows that follow at one step: the innermost reduced axis (the innermost kept one) */
     ptrdiff_t row_blocks; /* blocks of one run */
     ptrdiff_t block_rows;
-    ptrdiff_t splits, split; /* pieces of a long row, and their length */
+    ptrdiff_t splits, split;                /* pieces of a long row, and their length */
     ptrdiff_t blocks, chunk_blocks, chunks; /* of a unit */
     ptrdiff_t units;
 } fn_cut;

@@ -26,11 +26,15 @@
                     __VA_ARGS__                                                                                        \
                 }                                                                                                      \
             }                                                                                                          \
-            if (stop < (n)) { CARRY }                                                                                  \
+            if (stop < (n)) {                                                                                          \
+                CARRY                                                                                                  \
+            }                                                                                                          \
         }                                                                                                              \
         UNROLL for (int u = 0; u < U; u++) {                                                                           \
-            const ptrdiff_t at = first + u * VL, k = (n)-at;                                                           \
-            if (k > 0) { __VA_ARGS__ }                                                                                 \
+            const ptrdiff_t at = first + u * VL, k = (n) - at;                                                         \
+            if (k > 0) {                                                                                               \
+                __VA_ARGS__                                                                                            \
+            }                                                                                                          \
         }                                                                                                              \
         CARRY                                                                                                          \
     } while (0)
@@ -40,11 +44,11 @@
         ptrdiff_t at = 0;                                                                                              \
         for (; at + VL <= (n); at += VL) {                                                                             \
             const ptrdiff_t k = VL;                                                                                    \
-            __VA_ARGS__                                                                                                       \
+            __VA_ARGS__                                                                                                \
         }                                                                                                              \
         if (at < (n)) {                                                                                                \
-            const ptrdiff_t k = (n)-at;                                                                                \
-            __VA_ARGS__                                                                                                       \
+            const ptrdiff_t k = (n) - at;                                                                              \
+            __VA_ARGS__                                                                                                \
         }                                                                                                              \
     } while (0)
 
@@ -82,9 +86,7 @@ INLINE vec FN(inside_row)(ptrdiff_t k, vec v) { return k >= VL ? v : (vec)((ivec
 INLINE A FN(tree)(const vec s[U]) {
     vec t[U];
     UNROLL for (int u = 0; u < U; u++) t[u] = s[u];
-    UNROLL for (int half = U / 2; half > 0; half /= 2) {
-        UNROLL for (int u = 0; u < half; u++) t[u] += t[u + half];
-    }
+    UNROLL for (int half = U / 2; half > 0; half /= 2) { UNROLL for (int u = 0; u < half; u++) t[u] += t[u + half]; }
     return SUM(t[0]);
 }
 

@@ -54,7 +54,7 @@ typedef struct {
 
 typedef struct {
     fn_param mean, rstd, c1, c2; /* all along the row, or none */
-    fn_param weight;     /* NULL: 1 */
+    fn_param weight;             /* NULL: 1 */
 } fn_adjoint;
 
 typedef struct {
@@ -95,7 +95,8 @@ typedef struct {
     /* From n moments: rstd = 1 / sqrt(m2 / count + eps) (1 unless `scale`), mean and comp split anew in A.
      * Returns 1 if some slice is beyond the fast path: m2 / count not finite, or not above `least`, rstd outside
      * 2^-100..2^100, or mean and deviation near the denormals; such a slice's values are then not to be used. */
-    int (*finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp, void *rstd);
+    int (*finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
+                    void *rstd);
 
     /* into[i] <- the moments of into[i] and from[i] together (Chan, Golub & LeVeque 1983, eq. 2.1) */
     void (*merge)(ptrdiff_t n, fn_moments into, fn_moments from);

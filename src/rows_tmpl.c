@@ -3,24 +3,30 @@
 /* for j: s[lane(j)] += x[j] - c */
 INLINE void FN(add_deviations)(const char *x, const uint8_t *mask, ptrdiff_t n, A c, vec s[U]) {
     vec t[U] = {{0}}, centre = SPLAT(c);
-    LANE_LOOP(n, UNROLL for (int u = 0; u < U; u++) {
-        s[u] += t[u];
-        t[u] = (vec){0};
-    }, t[u] += FN(zero_outside)(mask, at, k, FN(fetch)(x, at, k, c) - centre););
+    LANE_LOOP(
+        n,
+        UNROLL for (int u = 0; u < U; u++) {
+            s[u] += t[u];
+            t[u] = (vec){0};
+        },
+        t[u] += FN(zero_outside)(mask, at, k, FN(fetch)(x, at, k, c) - centre););
 }
 
 /* for j: d = x[j] - c; s[lane(j)] += d; q[lane(j)] += d * d */
 INLINE void FN(add_squares)(const char *x, const uint8_t *mask, ptrdiff_t n, A c, vec s[U], vec q[U]) {
     vec t[U] = {{0}}, w[U] = {{0}}, centre = SPLAT(c);
-    LANE_LOOP(n, UNROLL for (int u = 0; u < U; u++) {
-        s[u] += t[u];
-        q[u] += w[u];
-        t[u] = w[u] = (vec){0};
-    }, {
-        vec d = FN(zero_outside)(mask, at, k, FN(fetch)(x, at, k, c) - centre);
-        t[u] += d;
-        w[u] += d * d;
-    });
+    LANE_LOOP(
+        n,
+        UNROLL for (int u = 0; u < U; u++) {
+            s[u] += t[u];
+            q[u] += w[u];
+            t[u] = w[u] = (vec){0};
+        },
+        {
+            vec d = FN(zero_outside)(mask, at, k, FN(fetch)(x, at, k, c) - centre);
+            t[u] += d;
+            w[u] += d * d;
+        });
 }
 
 /* how many elements the mask lets in, and where the first one stands */
@@ -52,8 +58,7 @@ INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
     if (centre) {
         A c0 = LOAD1(x.base + row * x.step + column * (ptrdiff_t)sizeof(T));
         vec s[U] = {{0}};
-        for (ptrdiff_t r = 0; r < rows; r++)
-            FN(add_deviations)(x.base + r * x.step, FN(mask_row)(mask, r), n, c0, s);
+        for (ptrdiff_t r = 0; r < rows; r++) FN(add_deviations)(x.base + r * x.step, FN(mask_row)(mask, r), n, c0, s);
         m = c0 + FN(tree)(s) / (A)count;
     }
     vec s[U] = {{0}}, q[U] = {{0}};
@@ -92,24 +97,27 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
     const A *shift = FN(param_row)(p->shift, r), *weight = FN(param_row)(p->weight, r);
     const vec mean0 = FN(param_splat)(p->mean, r, 0), rstd0 = FN(param_splat)(p->rstd, r, 1);
     const vec shift0 = FN(param_splat)(p->shift, r, 0), weight0 = FN(param_splat)(p->weight, r, 1);
-    LANE_LOOP(n, UNROLL for (int u = 0; u < U; u++) {
-        sg[u] += tg[u];
-        sgx[u] += tgx[u];
-        sx[u] += tx[u];
-        tg[u] = tgx[u] = tx[u] = (vec){0};
-    }, {
-        vec g = FN(fetch)(dy, at, k, 0) * (weight_along ? FN(fetch_a)(weight, at, k) : weight0);
-        g = FN(inside_row)(k, FN(zero_outside)(mask, at, k, g));
-        tg[u] += g;
-        if (has_x) {
-            vec m = along ? FN(fetch_a)(mean, at, k) : mean0, s = along ? FN(fetch_a)(rstd, at, k) : rstd0;
-            vec xhat = FN(zero_outside)(mask, at, k, (FN(fetch)(x, at, k, 0) - m) * s);
-            xhat = FN(inside_row)(k, xhat);
-            vec moved = xhat - (along && p->shift.a ? FN(fetch_a)(shift, at, k) : shift0);
-            tgx[u] += FN(inside_row)(k, g * moved);
-            if (!along) tx[u] += xhat;
-        }
-    });
+    LANE_LOOP(
+        n,
+        UNROLL for (int u = 0; u < U; u++) {
+            sg[u] += tg[u];
+            sgx[u] += tgx[u];
+            sx[u] += tx[u];
+            tg[u] = tgx[u] = tx[u] = (vec){0};
+        },
+        {
+            vec g = FN(fetch)(dy, at, k, 0) * (weight_along ? FN(fetch_a)(weight, at, k) : weight0);
+            g = FN(inside_row)(k, FN(zero_outside)(mask, at, k, g));
+            tg[u] += g;
+            if (has_x) {
+                vec m = along ? FN(fetch_a)(mean, at, k) : mean0, s = along ? FN(fetch_a)(rstd, at, k) : rstd0;
+                vec xhat = FN(zero_outside)(mask, at, k, (FN(fetch)(x, at, k, 0) - m) * s);
+                xhat = FN(inside_row)(k, xhat);
+                vec moved = xhat - (along && p->shift.a ? FN(fetch_a)(shift, at, k) : shift0);
+                tgx[u] += FN(inside_row)(k, g * moved);
+                if (!along) tx[u] += xhat;
+            }
+        });
     out.g[r] = (double)FN(tree)(sg);
     if (has_x) out.gx[r] = (double)FN(tree)(sgx);
     if (has_x && !along) out.x[r] = (double)FN(tree)(sx);

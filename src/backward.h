@@ -1,0 +1,94 @@
+/* What the files of the backward share: backward.c decides and runs, backward_unit.c takes a unit's sums, scalars and
+ * result, backward_block.c one block's. */
+#ifndef FN_BACKWARD_H
+#define FN_BACKWARD_H
+
+#include "job.h"
+
+typedef struct {
+    fn_sums chunk;                       /* chunks * slots */
+    fn_sums plain;                       /* ROWS, from sums: the chunk's sums before the rows' weights; chunks */
+    fn_sums cells;                       /* ROWS, parameters that vary from row to row: every row's own sums */
+    double *count;                       /* chunks * slots, with a mask */
+    void *mean, *rstd, *shift, *c1, *c2; /* in A, one per slot */
+} fn_unit_sums;
+
+typedef struct {
+    fn_sums rows, columns;
+    void *work, *weight, *x_tile, *dy_tile, *dx_tile, *mask_tile;
+} fn_worker_space;
+
+typedef struct {
+    fn_job *job;
+    fn_cut cut;
+    int local;
+    int has_x;      /* the sums need x */
+    int needs_sums; /* for dx, or for parameters */
+    int weighted;   /* the verbs weigh each element: the weight varies inside a cell */
+    int from_sums, from_elements, row_cells;
+    ptrdiff_t parts;         /* that accumulate parameter gradients; without them, one to an item */
+    int shared;              /* every element has a parameter of its own: one accumulator serves all items */
+    double *dweight, *dbias; /* parts * their size */
+    fn_unit_sums *units;
+    fn_worker_space *workers;
+} fn_backward_job;
+
+/* ---- one block (backward_block.c) -------------------------------------------------------------------------------- */
+
+typedef struct {
+    fn_tile dy, x, mask;
+} fn_inputs;
+
+fn_inputs fn_inputs_of(const fn_backward_job *b, const fn_block *k, const fn_worker_space *w);
+
+/* whether an operand varies from row to row of a region, and along the row */
+int fn_down_rows(const fn_job *job, int operand);
+int fn_along_row(const fn_job *job, int operand);
+
+/* how the block's statistics vary: by row (many short rows), by column, or not at all */
+fn_param fn_by_slot(const fn_backward_job *b, const void *a);
+
+/* dx of the block */
+void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
+                      const fn_worker_space *w);
+
+/* parameter gradients "from elements": adds the block's share to the part's accumulators */
+void fn_elements_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
+                       const fn_worker_space *w, ptrdiff_t part);
+
+/* the weight of row r where the verbs did not weigh its elements; how many of row r's elements the mask lets in */
+double fn_row_weight(const fn_backward_job *b, const fn_block *k, ptrdiff_t r);
+double fn_count_row(fn_tile mask, ptrdiff_t r, ptrdiff_t n);
+
+/* ---- one slice (backward_block.c) -------------------------------------------------------------------------------- */
+
+typedef struct {
+    double shift, c1, c2;
+} fn_scalars;
+
+fn_scalars fn_scalars_of(const fn_backward_job *b, double g, double gx, double x, double count);
+void fn_put_scalars(const fn_job *job, fn_unit_sums *u, ptrdiff_t i, fn_scalars s);
+
+/* n slices' saved statistics, from `at` on along the axis */
+void fn_load_stats(const fn_job *job, const fn_axis *axis, ptrdiff_t at, ptrdiff_t n, fn_unit_sums *u);
+
+/* parameter gradients "from sums": adds one cell's to the part's accumulators */
+void fn_add_params(const fn_backward_job *b, ptrdiff_t part, ptrdiff_t weight_at, ptrdiff_t bias_at, double g,
+                   double gx);
+
+/* ---- units (backward_unit.c) ------------------------------------------------------------------------------------- */
+
+/* many short rows: all of it, for the blocks of one chunk */
+void fn_many_rows_chunk(const fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_unit_sums *u,
+                        const fn_worker_space *w);
+
+/* else, in this order: statistics, sums of every chunk, scalars (and parameter gradients from sums), dx of every chunk
+ * (and parameter gradients from elements) */
+void fn_load_unit(const fn_backward_job *b, const fn_unit *unit, fn_unit_sums *u);
+void fn_sums_of_chunk(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, fn_unit_sums *u,
+                      const fn_worker_space *w);
+void fn_settle_unit(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u);
+void fn_combine_chunk(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t part,
+                      const fn_unit_sums *u, const fn_worker_space *w);
+
+#endif

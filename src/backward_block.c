@@ -1,0 +1,149 @@
+/* The backward on one block, and the scalars of one slice. */
+#include <string.h>
+
+#include "backward.h"
+
+int fn_down_rows(const fn_job *job, int operand) {
+    for (int i = 0; i < job->plan.nreduced; i++)
+        if (job->plan.reduced[i].stride[operand]) return 1;
+    return 0;
+}
+int fn_along_row(const fn_job *job, int operand) {
+    return job->plan.inner.stride[operand] || job->plan.fold.stride[operand];
+}
+fn_inputs fn_inputs_of(const fn_backward_job *b, const fn_block *k, const fn_worker_space *w) {
+    const fn_job *job = b->job;
+    return (fn_inputs){.dy = fn_tile_in(job, &b->cut, FN_DY, k->offset, k->rows, k->width, w->dy_tile),
+                       .x = fn_tile_in(job, &b->cut, FN_X, k->offset, k->rows, k->width, w->x_tile),
+                       .mask = fn_tile_in(job, &b->cut, FN_MASK, k->offset, k->rows, k->width, w->mask_tile)};
+}
+
+/* how the block's statistics vary: by row (many short rows), by column, or not at all */
+fn_param fn_by_slot(const fn_backward_job *b, const void *a) {
+    return (fn_param){a, b->cut.many_rows, b->job->plan.cols};
+}
+
+void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
+                      const fn_worker_space *w) {
+    const fn_job *job = b->job;
+    const fn_adjoint p = {.mean = fn_by_slot(b, u->mean),
+                          .rstd = fn_by_slot(b, u->rstd),
+                          .c1 = fn_by_slot(b, u->c1),
+                          .c2 = fn_by_slot(b, u->c2),
+                          .weight = fn_param_at(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight)};
+    const fn_tile x = job->scale && !job->given ? in->x : (fn_tile){0};
+    fn_tile dx = fn_tile_out(job, &b->cut, k->offset, k->width, w->dx_tile);
+    job->verbs->combine(in->dy, x, in->mask, dx, k->rows, k->width, &p);
+    fn_tile_flush(job, &b->cut, dx, k->offset, k->rows, k->width);
+}
+
+static fn_tile tile_row(fn_tile t, ptrdiff_t r) { return (fn_tile){t.base ? t.base + r * t.step : NULL, t.step}; }
+static fn_param param_row(fn_param p, ptrdiff_t r, ptrdiff_t size) {
+    return (fn_param){(const char *)p.a + r * p.step * size, p.step, p.along};
+}
+
+/* Adds the block's share of one parameter's gradient to `sum_gx` (with x) or `sum_g`, indexed by `operand`. */
+static void add_elements(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
+                         const fn_worker_space *w, int operand, double *sum_g, double *sum_gx) {
+    const fn_job *job = b->job;
+    const fn_verbs *verbs = job->verbs;
+    const ptrdiff_t size = (ptrdiff_t)verbs->compute_size;
+    const ptrdiff_t row_step = fn_row_axis(job, &b->cut)->stride[operand];
+    const ptrdiff_t at = k->offset[operand];
+    const fn_tile x = sum_gx ? in->x : (fn_tile){0};
+    const fn_dots p = {
+        .mean = fn_by_slot(b, u->mean), .rstd = fn_by_slot(b, u->rstd), .shift = fn_by_slot(b, u->shift)};
+    if (!fn_along_row(job, operand)) {
+        verbs->dots_rows(in->dy, x, in->mask, k->rows, k->width, &p, w->rows);
+        for (ptrdiff_t r = 0; r < k->rows; r++) {
+            if (sum_g) sum_g[at + r * row_step] += w->rows.g[r];
+            if (sum_gx) sum_gx[at + r * row_step] += w->rows.gx[r];
+        }
+        return;
+    }
+    const ptrdiff_t step = job->plan.inner.stride[operand], rows = row_step ? 1 : k->rows;
+    for (ptrdiff_t r = 0; r < k->rows; r += rows) {
+        const fn_dots q = {.mean = param_row(p.mean, r, size),
+                           .rstd = param_row(p.rstd, r, size),
+                           .shift = param_row(p.shift, r, size)};
+        const size_t bytes = (size_t)k->width * sizeof(double);
+        memset(w->columns.g, 0, bytes);
+        memset(w->columns.gx, 0, bytes);
+        verbs->dots_cols(tile_row(in->dy, r), tile_row(x, r), tile_row(in->mask, r), rows, k->width, &q, w->work,
+                         w->columns);
+        for (ptrdiff_t j = 0; sum_g && j < k->width; j++) sum_g[at + r * row_step + j * step] += w->columns.g[j];
+        for (ptrdiff_t j = 0; sum_gx && j < k->width; j++) sum_gx[at + r * row_step + j * step] += w->columns.gx[j];
+    }
+}
+
+static int same_strides(const fn_job *job, int p, int q) {
+    const fn_plan *plan = &job->plan;
+    if (plan->inner.stride[p] != plan->inner.stride[q]) return 0;
+    for (int i = 0; i < plan->nkept; i++)
+        if (plan->kept[i].stride[p] != plan->kept[i].stride[q]) return 0;
+    for (int i = 0; i < plan->nreduced; i++)
+        if (plan->reduced[i].stride[p] != plan->reduced[i].stride[q]) return 0;
+    return 1;
+}
+
+static double *part_of(double *sums, ptrdiff_t n, ptrdiff_t part) { return sums ? sums + part * n : NULL; }
+
+void fn_elements_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
+                       const fn_worker_space *w, ptrdiff_t part) {
+    const fn_job *job = b->job;
+    double *dweight = part_of(b->dweight, job->ndweight, part), *dbias = part_of(b->dbias, job->ndbias, part);
+    if (dweight && dbias && same_strides(job, FN_DWEIGHT, FN_DBIAS)) {
+        add_elements(b, k, in, u, w, FN_DWEIGHT, dbias, dweight);
+        return;
+    }
+    if (dweight) add_elements(b, k, in, u, w, FN_DWEIGHT, NULL, dweight);
+    if (dbias) add_elements(b, k, in, u, w, FN_DBIAS, dbias, NULL);
+}
+
+/* the weight of row r where the verbs did not weigh its elements */
+double fn_row_weight(const fn_backward_job *b, const fn_block *k, ptrdiff_t r) {
+    const fn_job *job = b->job;
+    if (b->weighted || !job->data[FN_WEIGHT]) return 1;
+    return fn_get(job, job->data[FN_WEIGHT] + k->offset[FN_WEIGHT] + r * fn_row_axis(job, &b->cut)->stride[FN_WEIGHT],
+                  0);
+}
+
+double fn_count_row(fn_tile mask, ptrdiff_t r, ptrdiff_t n) {
+    const char *m = mask.base + r * mask.step;
+    ptrdiff_t inside = 0;
+    for (ptrdiff_t j = 0; j < n; j++) inside += m[j];
+    return (double)inside;
+}
+
+/* ---- the scalars of a slice ------------------------------------------------------------------------------------- */
+
+fn_scalars fn_scalars_of(const fn_backward_job *b, double g, double gx, double x, double count) {
+    const fn_job *job = b->job;
+    fn_scalars s = {0};
+    if (job->given) return s;
+    if (job->centre && b->has_x) s.shift = x / count;
+    if (job->scale) s.c2 = (gx - s.shift * g) / count;
+    if (job->centre) s.c1 = g / count;
+    s.c1 -= s.shift * s.c2; /* xhat - shift, folded: (g - c1) - xhat * c2 */
+    return s;
+}
+
+void fn_put_scalars(const fn_job *job, fn_unit_sums *u, ptrdiff_t i, fn_scalars s) {
+    fn_set(job, u->shift, i, s.shift);
+    fn_set(job, u->c1, i, s.c1);
+    fn_set(job, u->c2, i, s.c2);
+}
+
+void fn_load_stats(const fn_job *job, const fn_axis *axis, ptrdiff_t at, ptrdiff_t n, fn_unit_sums *u) {
+    const ptrdiff_t step = axis->stride[FN_STAT];
+    for (ptrdiff_t i = 0; i < n; i++) {
+        fn_set(job, u->mean, i, job->mean ? fn_get(job, job->mean, at + i * step) : 0);
+        fn_set(job, u->rstd, i, job->rstd ? fn_get(job, job->rstd, at + i * step) : 1);
+    }
+}
+
+void fn_add_params(const fn_backward_job *b, ptrdiff_t part, ptrdiff_t weight_at, ptrdiff_t bias_at, double g,
+                   double gx) {
+    if (b->dweight) b->dweight[part * b->job->ndweight + weight_at] += gx;
+    if (b->dbias) b->dbias[part * b->job->ndbias + bias_at] += g;
+}

@@ -1,0 +1,214 @@
+/* The backward on one unit: sums block by block, added in a fixed order; the slices' scalars; dx. */
+#include <string.h>
+
+#include "backward.h"
+
+/* ---- many short rows -------------------------------------------------------------------------------------------- */
+
+void fn_many_rows_chunk(const fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_unit_sums *u,
+                        const fn_worker_space *w) {
+    const fn_job *job = b->job;
+    const fn_cut *cut = &b->cut;
+    const fn_axis *axis = fn_row_axis(job, cut);
+    const fn_unit whole = fn_cut_unit(job, cut, 0);
+    const ptrdiff_t first = chunk * cut->chunk_blocks;
+    for (ptrdiff_t i = first; i < first + cut->chunk_blocks && i < cut->blocks; i++) {
+        const fn_block k = fn_cut_block(job, cut, &whole, i);
+        fn_inputs in = fn_inputs_of(b, &k, w);
+        fn_load_stats(job, axis, k.offset[FN_STAT], k.rows, u);
+        if (b->needs_sums) {
+            fn_dots p = {.mean = fn_by_slot(b, u->mean), .rstd = fn_by_slot(b, u->rstd)};
+            if (b->weighted) p.weight = fn_param_at(job, cut, FN_WEIGHT, k.offset, k.width, w->weight);
+            job->verbs->dots_rows(in.dy, b->has_x ? in.x : (fn_tile){0}, in.mask, k.rows, k.width, &p, u->chunk);
+        }
+        for (ptrdiff_t r = 0; r < k.rows; r++) {
+            fn_scalars s = {0};
+            if (b->needs_sums) {
+                const double g = u->chunk.g[r], gx = b->has_x ? u->chunk.gx[r] : 0, x = b->has_x ? u->chunk.x[r] : 0;
+                const double count = in.mask.base ? fn_count_row(in.mask, r, k.width) : (double)job->plan.count;
+                const double weight = fn_row_weight(b, &k, r);
+                s = fn_scalars_of(b, weight * g, weight * gx, x, count);
+                if (b->from_sums)
+                    fn_add_params(b, part, k.offset[FN_DWEIGHT] + r * axis->stride[FN_DWEIGHT],
+                                  k.offset[FN_DBIAS] + r * axis->stride[FN_DBIAS], g, gx - s.shift * g);
+            }
+            fn_put_scalars(job, u, r, s);
+        }
+        if (b->from_elements) fn_elements_block(b, &k, &in, u, w, part); /* before combine: dx may be dy */
+        fn_combine_block(b, &k, &in, u, w);
+    }
+}
+
+/* ---- units ------------------------------------------------------------------------------------------------------ */
+
+static void rows_sums(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, ptrdiff_t chunk,
+                      fn_unit_sums *u, const fn_worker_space *w) {
+    const fn_job *job = b->job;
+    const fn_cut *cut = &b->cut;
+    fn_dots p = {.mean = fn_by_slot(b, u->mean), .rstd = fn_by_slot(b, u->rstd)};
+    if (b->weighted) p.weight = fn_param_at(job, cut, FN_WEIGHT, k->offset, k->width, w->weight);
+    job->verbs->dots_rows(in->dy, b->has_x ? in->x : (fn_tile){0}, in->mask, k->rows, k->width, &p, w->rows);
+    for (ptrdiff_t r = 0; r < k->rows; r++) {
+        const double g = w->rows.g[r], gx = b->has_x ? w->rows.gx[r] : 0, weight = fn_row_weight(b, k, r);
+        u->chunk.g[chunk] += weight * g;
+        u->chunk.gx[chunk] += weight * gx;
+        if (b->has_x) u->chunk.x[chunk] += w->rows.x[r];
+        if (in->mask.base) u->count[chunk] += fn_count_row(in->mask, r, k->width);
+        if (!b->from_sums) continue;
+        u->plain.g[chunk] += g;
+        u->plain.gx[chunk] += gx;
+        if (b->row_cells) {
+            const ptrdiff_t cell = (k->first_row + r) * cut->splits + k->piece;
+            u->cells.g[cell] = g;
+            u->cells.gx[cell] = gx;
+        }
+    }
+}
+
+static void cols_sums(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, ptrdiff_t chunk,
+                      fn_unit_sums *u, const fn_worker_space *w) {
+    const fn_job *job = b->job;
+    const fn_cut *cut = &b->cut;
+    fn_dots p = {.mean = fn_by_slot(b, u->mean), .rstd = fn_by_slot(b, u->rstd)};
+    if (b->weighted) p.weight = fn_param_at(job, cut, FN_WEIGHT, k->offset, k->width, w->weight);
+    job->verbs->dots_cols(in->dy, b->has_x ? in->x : (fn_tile){0}, in->mask, k->rows, k->width, &p, w->work,
+                          fn_sums_at(u->chunk, chunk * cut->slots));
+    for (ptrdiff_t r = 0; in->mask.base && r < k->rows; r++) {
+        const char *m = in->mask.base + r * in->mask.step;
+        for (ptrdiff_t j = 0; j < k->width; j++) u->count[chunk * cut->slots + j] += m[j];
+    }
+}
+
+static void clear_sums(fn_sums s, ptrdiff_t n) {
+    memset(s.g, 0, (size_t)n * sizeof(double));
+    memset(s.gx, 0, (size_t)n * sizeof(double));
+    memset(s.x, 0, (size_t)n * sizeof(double));
+}
+
+void fn_sums_of_chunk(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, fn_unit_sums *u,
+                      const fn_worker_space *w) {
+    const fn_job *job = b->job;
+    const fn_cut *cut = &b->cut;
+    const ptrdiff_t first = chunk * cut->chunk_blocks;
+    clear_sums(fn_sums_at(u->chunk, chunk * cut->slots), cut->slots);
+    if (u->plain.g) clear_sums(fn_sums_at(u->plain, chunk), 1);
+    if (u->count) memset(u->count + chunk * cut->slots, 0, (size_t)cut->slots * sizeof(double));
+    for (ptrdiff_t i = first; i < first + cut->chunk_blocks && i < cut->blocks; i++) {
+        const fn_block k = fn_cut_block(job, cut, unit, i);
+        const fn_inputs in = fn_inputs_of(b, &k, w);
+        if (job->plan.cols)
+            cols_sums(b, &k, &in, chunk, u, w);
+        else
+            rows_sums(b, &k, &in, chunk, u, w);
+    }
+}
+
+/* the unit's statistics, one per slot */
+void fn_load_unit(const fn_backward_job *b, const fn_unit *unit, fn_unit_sums *u) {
+    const fn_job *job = b->job;
+    const ptrdiff_t fold = job->plan.fold.len;
+    fn_load_stats(job, &job->plan.inner, unit->offset[FN_STAT], unit->slices, u);
+    if (fold == 1) return;
+    for (ptrdiff_t s = unit->slices - 1; s >= 0; s--) {
+        const double mean = fn_get(job, u->mean, s), rstd = fn_get(job, u->rstd, s);
+        for (ptrdiff_t i = fold - 1; i >= 0; i--) {
+            fn_set(job, u->mean, s * fold + i, mean);
+            fn_set(job, u->rstd, s * fold + i, rstd);
+        }
+    }
+}
+
+static void add_chunks(const fn_backward_job *b, fn_unit_sums *u, ptrdiff_t slots) {
+    for (ptrdiff_t c = 1; c < b->cut.chunks; c++) {
+        const fn_sums from = fn_sums_at(u->chunk, c * b->cut.slots);
+        for (ptrdiff_t j = 0; j < slots; j++) {
+            u->chunk.g[j] += from.g[j];
+            u->chunk.gx[j] += from.gx[j];
+            u->chunk.x[j] += from.x[j];
+        }
+        for (ptrdiff_t j = 0; u->count && j < slots; j++) u->count[j] += u->count[c * b->cut.slots + j];
+        if (u->plain.g) {
+            u->plain.g[0] += u->plain.g[c];
+            u->plain.gx[0] += u->plain.gx[c];
+        }
+    }
+}
+
+static void settle_rows(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u) {
+    const fn_job *job = b->job;
+    const fn_plan *plan = &job->plan;
+    const double count = u->count ? u->count[0] : (double)plan->count;
+    const fn_scalars s = fn_scalars_of(b, u->chunk.g[0], u->chunk.gx[0], u->chunk.x[0], count);
+    fn_put_scalars(job, u, 0, s);
+    if (!b->from_sums) return;
+    if (!b->row_cells) {
+        fn_add_params(b, part, unit->offset[FN_DWEIGHT], unit->offset[FN_DBIAS], u->plain.g[0],
+                      u->plain.gx[0] - s.shift * u->plain.g[0]);
+        return;
+    }
+    for (ptrdiff_t r = 0; r < plan->rows; r++) {
+        ptrdiff_t offset[FN_NOPERANDS];
+        memcpy(offset, unit->offset, sizeof offset);
+        fn_plan_seek(plan->reduced, plan->nreduced, r, offset);
+        for (ptrdiff_t piece = 0; piece < b->cut.splits; piece++) {
+            const double g = u->cells.g[r * b->cut.splits + piece], gx = u->cells.gx[r * b->cut.splits + piece];
+            fn_add_params(b, part, offset[FN_DWEIGHT], offset[FN_DBIAS], g, gx - s.shift * g);
+        }
+    }
+}
+
+static void settle_cols(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u) {
+    const fn_job *job = b->job;
+    const fn_plan *plan = &job->plan;
+    const ptrdiff_t fold = plan->fold.len;
+    const int by_column = !b->weighted && job->data[FN_WEIGHT];
+    for (ptrdiff_t i = 0; i < unit->slices; i++) {
+        double g = 0, gx = 0, x = 0, count = u->count ? 0 : (double)plan->count;
+        for (ptrdiff_t c = i * fold; c < (i + 1) * fold; c++) {
+            const ptrdiff_t at = unit->offset[FN_WEIGHT] + i * plan->inner.stride[FN_WEIGHT] +
+                                 (c - i * fold) * plan->fold.stride[FN_WEIGHT];
+            const double weight = by_column ? fn_get(job, job->data[FN_WEIGHT] + at, 0) : 1;
+            g += weight * u->chunk.g[c];
+            gx += weight * u->chunk.gx[c];
+            x += u->chunk.x[c];
+            if (u->count) count += u->count[c];
+        }
+        const fn_scalars s = fn_scalars_of(b, g, gx, x, count);
+        for (ptrdiff_t c = i * fold; c < (i + 1) * fold; c++) {
+            const ptrdiff_t in_fold = c - i * fold;
+            fn_put_scalars(job, u, c, s);
+            if (b->from_sums)
+                fn_add_params(b, part,
+                              unit->offset[FN_DWEIGHT] + i * plan->inner.stride[FN_DWEIGHT] +
+                                  in_fold * plan->fold.stride[FN_DWEIGHT],
+                              unit->offset[FN_DBIAS] + i * plan->inner.stride[FN_DBIAS] +
+                                  in_fold * plan->fold.stride[FN_DBIAS],
+                              u->chunk.g[c], u->chunk.gx[c] - s.shift * u->chunk.g[c]);
+        }
+    }
+}
+
+void fn_settle_unit(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u) {
+    const ptrdiff_t slots = b->job->plan.cols ? unit->width : 1;
+    if (!b->needs_sums) {
+        for (ptrdiff_t i = 0; i < slots; i++) fn_put_scalars(b->job, u, i, (fn_scalars){0});
+        return;
+    }
+    add_chunks(b, u, slots);
+    if (b->job->plan.cols)
+        settle_cols(b, unit, part, u);
+    else
+        settle_rows(b, unit, part, u);
+}
+
+void fn_combine_chunk(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t part,
+                      const fn_unit_sums *u, const fn_worker_space *w) {
+    const fn_cut *cut = &b->cut;
+    const ptrdiff_t first = chunk * cut->chunk_blocks;
+    for (ptrdiff_t i = first; i < first + cut->chunk_blocks && i < cut->blocks; i++) {
+        const fn_block k = fn_cut_block(b->job, cut, unit, i);
+        const fn_inputs in = fn_inputs_of(b, &k, w);
+        if (b->from_elements) fn_elements_block(b, &k, &in, u, w, part);
+        fn_combine_block(b, &k, &in, u, w);
+    }
+}
