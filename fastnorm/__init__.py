@@ -21,10 +21,10 @@ except ModuleNotFoundError as error:
 
 from . import core, nn, norms, reference
 from ._config import load_openmp, show_config
+from ._norm import VERSION as __version__
 from ._norm import isa, isa_tiers
 from ._threads import get_num_threads, num_threads, set_num_threads
 from ._types import Grads, Moments, Stats
-from ._version import __version__
 from .core import *  # noqa: F403
 from .norms import *  # noqa: F403
 

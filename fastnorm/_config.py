@@ -8,7 +8,6 @@ import warnings
 import numpy as np
 
 from . import _norm, _threads
-from ._version import __version__
 
 _openmp = None
 _openmp_state = "not built in"
@@ -62,7 +61,7 @@ def show_config(file=None):
     fastnorm    ...
     """
     rows = {
-        "fastnorm": __version__,
+        "fastnorm": _norm.VERSION,
         "python": f"{sys.version.split()[0]}, NumPy {np.__version__}",
         "compiler": _norm.COMPILER,
         "tiers": f"{', '.join(_norm.isa_tiers())}; in use: {_norm.isa()}"

@@ -6,6 +6,7 @@ from numpy import ndarray
 from ._types import Grads, Moments, Stats
 
 COMPILER: Final[str]
+VERSION: Final[str]
 
 def isa_tiers() -> list[str]: ...
 def isa() -> str: ...

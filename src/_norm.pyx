@@ -72,8 +72,10 @@ cdef extern from *:
     #endif
     """
     const char *FN_COMPILER
+    const char *FN_VERSION  # meson.build passes the project's
 
 COMPILER = FN_COMPILER.decode()
+VERSION = FN_VERSION.decode()
 
 
 def use_runner(capsule):
