@@ -24,6 +24,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("fastnorm")
 
 
+def pytest_collection_modifyitems(items):
+    """Hypothesis draws from the same seed; with seed 0 it draws from the name of the test alone."""
+    for item in items:
+        if SEED and hasattr(item.obj, "hypothesis"):
+            hypothesis.seed(SEED)(getattr(item.obj, "__func__", item.obj))
+
+
 def pytest_report_header():
     return f"FASTNORM_TEST_SEED={SEED}"
 

@@ -114,6 +114,27 @@ def test_equal_terms_do_not_add_up_their_rounding(n, axis, rng):
     assert_close(fastnorm.normalize_backward(dy, x, stats, axis).dx, right, "dx", largest(right, axis))
 
 
+@pytest.mark.parametrize("run", [2, 3, 4, 5, 7, 8, 9, 17])
+@pytest.mark.parametrize("n", [257, 1000, 10_000])
+def test_equal_terms_in_many_short_runs(run, n, rng):
+    # A long axis and a short one that do not merge: batch norm of short sequences, and cuts of larger arrays.
+    whole = (1.3 * rng.choice([-1.0, 1.0], (n, 3, run + 2))).astype(np.float32)
+    repeated = np.broadcast_to(whole[:, :1, 0, None], (n, 3, run))
+    for x in (whole[:, :, :run].copy(), whole[:, :, :run], repeated):
+        expected, exact = reference.normalize(x, (0, 2), return_stats=True)
+        y, stats = fastnorm.normalize(x, (0, 2), return_stats=True)
+        assert_close(y, expected, "y", largest(expected, (0, 2)))
+        assert_close(stats.rstd, exact.rstd, "rstd", exact.rstd)
+        dy = rng.choice(np.array([0.3, -0.1], np.float32), x.shape)
+        right = reference.normalize_backward(dy, x, exact, (0, 2), np.ones((3, 1)))
+        grads = fastnorm.normalize_backward(dy, x, stats, (0, 2), np.ones((3, 1)))
+        assert_close(grads.dx, right.dx, "dx", largest(right.dx, (0, 2)))
+        assert_close(grads.dbias, right.dbias, "total", np.abs(dy.astype(np.float64)).sum((0, 2))[:, None])
+        assert_close(
+            grads.dweight, right.dweight, "total", np.abs(dy.astype(np.float64)).sum((0, 2))[:, None]
+        )
+
+
 @pytest.mark.parametrize("layout", CENTRED, ids=str)
 def test_each_slice_has_its_own_mean(layout, rng):
     # Neighbouring rows and columns with quite different means and deviations: nothing is shared between them.
