@@ -104,10 +104,10 @@ def to_axis(axis, name):
     return to_int(axis, name)
 
 
-def empty_axis(shape, axes):
+def empty_axis(shape, axes, name="x"):
     """Raise for a normalized axis of length 0."""
     raise ValueError(
-        f"x has shape {shape}, no element along the normalized axes {tuple(axes)}; needs at least one"
+        f"{name} has shape {shape}, no element along the normalized axes {tuple(axes)}; needs at least one"
     )
 
 
@@ -168,10 +168,12 @@ def check_out(out, x, others):
 
 
 def _to_float(value, name):
-    if isinstance(value, (str, bytes)):
+    if isinstance(value, (str, bytes)) or np.iscomplexobj(value):
         raise TypeError(f"{name} is {value!r}, needs a real number")
     try:
         return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} is beyond the range of float64, needs a number within it") from None
     except (TypeError, ValueError):
         raise TypeError(f"{name} is {value!r}, needs a real number") from None
 
@@ -206,7 +208,7 @@ def to_running(a, name, x, channels):
     if not isinstance(a, np.ndarray):
         raise TypeError(f"{name} is {type(a).__name__}, needs a numpy.ndarray to update in place")
     if a.dtype not in allowed or not a.dtype.isnative:
-        raise TypeError(f"{name} has dtype {a.dtype}, needs {' or '.join(map(str, allowed))}")
+        raise TypeError(f"{name} has dtype {a.dtype}, needs {' or '.join(dict.fromkeys(map(str, allowed)))}")
     if a.shape != (channels,):
         raise ValueError(f"{name} has shape {a.shape}, needs ({channels},), one value per channel")
     return a

@@ -154,7 +154,10 @@ def _check_running(running, x, layout, out, where, momentum):
             checks.to_running_update(a, name, x, channels)
             if isinstance(out, np.ndarray) and checks.overlap(a, out):
                 raise ValueError(f"out overlaps {name}, needs memory of its own")
-    if running.get("running_var") is not None and channels:
+    mean, var = running.get("running_mean"), running.get("running_var")
+    if mean is not None and var is not None and checks.overlap(mean, var):
+        raise ValueError("running_var overlaps running_mean, needs memory of its own")
+    if var is not None and channels:
         if where is None:
             least = x.size // channels
         else:
@@ -165,7 +168,7 @@ def _check_running(running, x, layout, out, where, momentum):
                 f"x has shape {x.shape}, one value for a channel, of which running_var has no variance; "
                 "needs two or more"
             )
-    return (running.get("running_mean"), running.get("running_var"), momentum)
+    return mean, var, momentum
 
 
 def _frozen(running, x, layout, eps):
@@ -318,6 +321,8 @@ def mean_only_batch_norm_backward(dy, *, channel_axis=1, training=True):
     """
     dy = as_input(dy, "dy")
     layout = layouts.batch(dy.ndim, channel_axis)
+    if training and dy.shape[layout.params[0]] and not dy.size:
+        checks.empty_axis(dy.shape, (a for a in range(dy.ndim) if a != layout.params[0]), "dy")
     shape_of_bias = np.empty(dy.shape[layout.params[0]], np.float32)
     grads = _norm.backward(
         dy, None, None, layout, None, shape_of_bias, True, True, False, None,
@@ -372,11 +377,10 @@ def instance_norm_backward(dy, x, stats, weight=None, *, channel_axis=1):
 
 def _group_layout(x, num_groups, channel_axis):
     groups = checks.to_int(num_groups, "num_groups")
-    layout = layouts.group(x.ndim, channel_axis, groups)
-    channels = x.shape[layout.split_axis]
-    if groups < 1 or channels % groups:
+    channels = x.shape[layouts.group(x.ndim, channel_axis, 1).split_axis]
+    if groups < 1 or channels % groups or groups > max(channels, 1):
         raise ValueError(f"num_groups is {groups}, needs a positive divisor of the {channels} channels of x")
-    return layout
+    return layouts.group(x.ndim, channel_axis, groups)
 
 
 def group_norm(
@@ -431,6 +435,8 @@ def _weight_layout(v, g, axis):
     shape = tuple(v.shape[a] for a in layout.params)
     if g.shape != shape:
         raise ValueError(f"g has shape {g.shape}, needs {shape} for v of shape {v.shape}")
+    if g.size and not v.size:
+        checks.empty_axis(v.shape, (a for a in range(v.ndim) if a not in layout.params), "v")
     root = np.sqrt(v.size / max(g.size, 1))
     return layout, g, root
 

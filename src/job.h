@@ -6,7 +6,7 @@
  *     chunk    a run of a unit's blocks: the grain of the threads inside a unit
  *     block    a tile: what one accumulation spans before it is carried in double
  *
- * All of it follows from the shape alone, and so does the order in which results are merged: the same bits for any
+ * All of it follows from shape and strides alone, and so does the order in which results are merged: the same bits for any
  * number of threads. */
 #ifndef FN_JOB_H
 #define FN_JOB_H

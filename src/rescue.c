@@ -1,5 +1,6 @@
 /* Slices that the fast path cannot do: squares beyond the range of the compute type, denormal deviations with a tiny
  * eps, NaN and infinity. Scalar, in double, scaled by a power of two so that the largest element is about 1. */
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -114,5 +115,8 @@ fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
         out.prescale = ldexp(1, p);
         out.scaled_rstd = ldexp(root, -k - p);
     }
+    /* a constant slice: x - mean is 0, and any finite factor leaves it so */
+    if (var == 0 && job->eps > 0 && job->verbs->compute_size == sizeof(float) && out.scaled_rstd > FLT_MAX)
+        out.scaled_rstd = FLT_MAX;
     return out;
 }

@@ -1,0 +1,44 @@
+"""Arguments at the ends of their ranges: each gives its result or one sentence, never an overflow."""
+
+import fastnorm
+import numpy as np
+import pytest
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("value", [1.0, 0.0, 3e-6])
+@pytest.mark.parametrize("eps", [1e-300, 1e-77, 1e-30])
+def test_a_constant_slice_gives_the_bias_for_the_smallest_eps(dtype, value, eps):
+    for axis, shape in [(-1, (2, 5)), (0, (40, 3))]:
+        y = fastnorm.normalize(np.full(shape, value, dtype), axis, bias=0.25, eps=eps)
+        assert (y == 0.25).all()
+
+
+@pytest.mark.parametrize("name", ["eps", "momentum"])
+def test_a_number_beyond_float64_is_a_sentence(name):
+    with pytest.raises(ValueError, match=rf"^{name} is beyond the range of float64"):
+        fastnorm.batch_norm(np.ones((4, 2)), running_mean=np.zeros(2), **{name: 10**400})
+
+
+def test_more_groups_than_an_index_can_count():
+    with pytest.raises(ValueError, match=r"^num_groups is 1180591620717411303424, needs a positive divisor"):
+        fastnorm.group_norm(np.ones((2, 4)), 2**70)
+
+
+def test_a_complex_number_is_not_real():
+    with pytest.raises(TypeError, match=r"^eps is .*, needs a real number"):
+        fastnorm.normalize(np.ones(3), eps=np.complex128(1))
+
+
+def test_the_empty_argument_is_named():
+    with pytest.raises(ValueError, match=r"^v has shape \(2, 0\)"):
+        fastnorm.weight_norm(np.zeros((2, 0)), np.ones(2))
+    with pytest.raises(ValueError, match=r"^dy has shape \(0, 3\)"):
+        fastnorm.mean_only_batch_norm_backward(np.ones((0, 3)))
+
+
+def test_running_statistics_are_two_arrays():
+    both = np.ones(2)
+    with pytest.raises(ValueError, match=r"^running_var overlaps running_mean"):
+        fastnorm.batch_norm(np.arange(8.0).reshape(4, 2), running_mean=both, running_var=both)
+    assert (both == 1).all()
