@@ -15,7 +15,7 @@ def draw(results: list[Result], title: str, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
     from matplotlib.lines import Line2D
-    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     layouts = list(dict.fromkeys(r.layout for r in results))
     directions = list(dict.fromkeys(r.direction for r in results))
@@ -36,7 +36,7 @@ def draw(results: list[Result], title: str, path: Path) -> None:
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(FixedLocator([2.0**k for k in range(-5, 8)]))
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}" if x >= 1 else f"1/{1 / x:g}"))
         ax.grid(axis="x", alpha=0.3)
         ax.set_title(direction)
         ax.set_xlabel("time of the fastest peer / time of fastnorm")
