@@ -7,19 +7,20 @@ from pathlib import Path
 
 from . import _checks as checks
 
+_MOST = 2**31 - 1  # a C int; the kernels start no more than they have work for
 _scoped = contextvars.ContextVar("fastnorm_num_threads", default=None)
 
 
 def _positive(value, name):
     n = checks.to_int(value, name)
-    if isinstance(value, bool) or n < 1:
-        raise ValueError(f"{name} is {value!r}, needs an int of 1 or more")
+    if isinstance(value, bool) or not 1 <= n <= _MOST:
+        raise ValueError(f"{name} is {value!r}, needs an int from 1 to {_MOST}")
     return n
 
 
 def _from_environment(name):
     text = os.environ.get(name, "").split(",")[0].strip()
-    return int(text) if text.isdecimal() and int(text) > 0 else None
+    return min(int(text), _MOST) if text.isdecimal() and int(text) > 0 else None
 
 
 def cgroup_quota(root="/"):

@@ -8,7 +8,7 @@
 #endif
 
 /* Waking a worker costs a few microseconds, in which one core moves about this much. */
-enum { WAKE_BYTES = 128 * 1024 };
+enum { WAKE_BYTES = 128 * 1024, MAX_WORKERS = 256 };
 
 static fn_runner *runner = NULL;
 static atomic_int used = 0;    /* the runtime has threads, which a forked child would wait for in vain */
@@ -53,5 +53,6 @@ int fn_workers(int threads, ptrdiff_t tasks, ptrdiff_t bytes) {
     ptrdiff_t worth = bytes / WAKE_BYTES;
     if (worth > tasks) worth = tasks;
     if (worth > threads) worth = threads;
+    if (worth > MAX_WORKERS) worth = MAX_WORKERS;
     return worth < 1 ? 1 : (int)worth;
 }
