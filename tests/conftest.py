@@ -5,14 +5,15 @@ import sys
 import zlib
 from pathlib import Path
 
+# `python -m pytest` puts the checkout on sys.path, whose fastnorm/ may not be built: test what is installed.
+if (checkout := str(Path(__file__).resolve().parent.parent)) in sys.path:
+    sys.path.remove(checkout)
+
 import hypothesis
 import numpy as np
 import pytest
 from tolerances import DTYPES
 
-# `python -m pytest` puts the checkout on sys.path, whose fastnorm/ may not be built: test what is installed.
-CHECKOUT = Path(__file__).resolve().parent.parent
-sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != CHECKOUT]
 os.environ["PYTHONSAFEPATH"] = "1"  # nor shall the Pythons that tests start look into the checkout
 
 # The tests draw the same cases every time; FASTNORM_TEST_SEED=random or a number draws others.
