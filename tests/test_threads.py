@@ -13,7 +13,7 @@ import pytest
 from interpreter import output_of, run
 
 import fastnorm
-from fastnorm import _threads
+from fastnorm import _config, _threads
 
 GET = "import fastnorm; print(fastnorm.get_num_threads())"
 UNSET = {"FASTNORM_NUM_THREADS": None, "OMP_NUM_THREADS": None}
@@ -229,6 +229,11 @@ def test_quota_and_affinity(quota, expected, monkeypatch):
     assert ("cgroup" in why) == (quota is not None and quota < 4)
 
 
+counts_threads = pytest.mark.skipif(
+    not os.path.exists("/proc/self/task") or not _config._openmp, reason="needs /proc/self/task and OpenMP"
+)
+
+
 # ---- threads at work ---------------------------------------------------------------------------------------
 
 TASKS = """
@@ -238,14 +243,14 @@ count = lambda: len(os.listdir("/proc/self/task"))
 before = count()
 x = np.zeros((4000, 200), np.float32)
 with fastnorm.num_threads(int(sys.argv[1])):
-    fastnorm.layer_norm(x[:4])
+    fastnorm.batch_norm(x[:100].reshape(5, 40, 100))
     small = count()
     fastnorm.layer_norm(x)
     print(small - before, count() - before)
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc/self/task")
+@counts_threads
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_are_started_for_large_arrays_only(threads):
     assert output_of(TASKS, str(threads)) == f"0 {threads - 1}"
@@ -364,6 +369,6 @@ print(count, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc/self/task")
+@counts_threads
 def test_a_child_of_a_process_without_threads_has_its_own():
     assert output_of(BEFORE, OPENBLAS_NUM_THREADS="1") == "3 3"
