@@ -46,3 +46,4 @@ __all__ = [
 ]
 
 load_openmp()
+del importlib, load_openmp

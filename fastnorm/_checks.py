@@ -19,9 +19,12 @@ def _plain(x, name):
     """Any array-like as a base-class ndarray."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, needs a plain one: pass its data, and where=~{name}.mask")
-    if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
-        return np.from_dlpack(x)
-    return np.asarray(x)
+    try:
+        if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
+            return np.from_dlpack(x)
+        return np.asarray(x)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise TypeError(f"{name} cannot be read as an array, needs one: {error}") from error
 
 
 def to_array(x, name):
@@ -39,7 +42,8 @@ def to_values(a, name, dtype):
     a = _plain(a, name)
     if not (a.dtype.kind in "biuf" or a.dtype.name == "bfloat16"):
         raise TypeError(f"{name} has dtype {a.dtype}, needs real numbers")
-    return np.require(a.astype(dtype, copy=False), requirements="A")
+    with np.errstate(all="ignore"):  # what is beyond float32 is infinite there
+        return np.require(a.astype(dtype, copy=False), requirements="A")
 
 
 def to_gradient(dy, x, name="dy"):
@@ -77,7 +81,7 @@ def to_pair(stats):
 
 def to_mask(where, shape):
     """`where` as a boolean view of x's shape."""
-    where = np.asarray(where)
+    where = _plain(where, "where")
     if where.dtype != np.bool_:
         raise TypeError(f"where has dtype {where.dtype}, needs bool")
     try:

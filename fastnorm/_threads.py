@@ -13,9 +13,9 @@ _scoped = contextvars.ContextVar("fastnorm_num_threads", default=None)
 
 def _positive(value, name):
     n = checks.to_int(value, name)
-    if isinstance(value, bool) or not 1 <= n <= _MOST:
-        raise ValueError(f"{name} is {value!r}, needs an int from 1 to {_MOST}")
-    return n
+    if isinstance(value, bool) or n < 1:
+        raise ValueError(f"{name} is {value!r}, needs an int of 1 or more")
+    return min(n, _MOST)
 
 
 def _from_environment(name):

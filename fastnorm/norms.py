@@ -323,7 +323,7 @@ def mean_only_batch_norm_backward(dy, *, channel_axis=1, training=True):
     layout = layouts.batch(dy.ndim, channel_axis)
     if training and dy.shape[layout.params[0]] and not dy.size:
         checks.empty_axis(dy.shape, (a for a in range(dy.ndim) if a != layout.params[0]), "dy")
-    shape_of_bias = np.empty(dy.shape[layout.params[0]], np.float32)
+    shape_of_bias = np.zeros(dy.shape[layout.params[0]], np.float32)
     grads = _norm.backward(
         dy, None, None, layout, None, shape_of_bias, True, True, False, None,
         given=not training, threads=get_num_threads(),

@@ -93,9 +93,8 @@ static void use_slice(const fn_job *job, slot_stats *stats, ptrdiff_t n, ptrdiff
         stats->prescaled = 1;
     }
     if (stats->prescaled) fn_set(job, stats->prescale, i, s->prescale);
-    const double mean = s->mean * s->prescale;
-    fn_set(job, stats->mean, i, mean);
-    const double hi = fn_get(job, stats->mean, i), lo = (mean - hi) + s->comp * s->prescale;
+    fn_set(job, stats->mean, i, s->scaled_mean);
+    const double hi = fn_get(job, stats->mean, i), lo = (s->scaled_mean - hi) + s->scaled_comp;
     fn_set(job, stats->comp, i, lo - lo == 0 ? lo : 0); /* an infinite mean has no remainder */
     fn_set(job, stats->rstd, i, s->scaled_rstd);
 }

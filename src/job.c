@@ -4,6 +4,7 @@
 #include <string.h>
 
 enum {
+    SHORT_ROWS = 64,           /* of one block: a lane adds up one sum of each, and long sums round more */
     STRIP_BYTES = 4096,        /* a strip of columns is a page wide at least: narrower ones lose to the TLB */
     COLS_BLOCK_BYTES = 262144, /* a block of whole rows stays in L2 between its two passes */
     CHUNK_BYTES = 131072,      /* the least that is handed to a thread at a time */
@@ -59,7 +60,7 @@ fn_cut fn_cut_make(const fn_job *job) {
         cut.splits = ceil_div(n, cut.split);
         cut.block_rows = 1;
     } else {
-        cut.block_rows = even(cut.run, FN_BLOCK_BYTES / (n * compute));
+        cut.block_rows = even(cut.run, min(SHORT_ROWS, FN_BLOCK_BYTES / (n * compute)));
     }
     cut.units = plan->regions * cut.strips;
     cut.row_blocks = ceil_div(cut.run, cut.block_rows);

@@ -119,8 +119,9 @@ static inline fn_sums fn_sums_at(fn_sums s, ptrdiff_t i) { return (fn_sums){s.g 
 /* ---- slices beyond the fast path -------------------------------------------------------------------------------- */
 
 typedef struct {
-    double mean, comp, var, rstd; /* rstd = scaled_rstd * prescale, where that can be represented */
-    double prescale, scaled_rstd;
+    double mean, comp, var, rstd;
+    double prescale; /* a power of two; times it, or for rstd over it, where the plain ones lose digits: */
+    double scaled_mean, scaled_comp, scaled_rstd;
 } fn_slice;
 
 /* The statistics of one slice by scaled scalar arithmetic: for squares beyond the floating range either way, and for

@@ -54,6 +54,7 @@ static int next(walk *w, double *value, int *inside, int *more) {
 
 static fn_slice not_finite(const fn_job *job, double sum, int has_nan) {
     fn_slice s = {.mean = job->centre ? sum : 0, .prescale = 1};
+    s.scaled_mean = s.mean;
     s.var = job->centre || has_nan ? NAN : INFINITY;
     s.rstd = s.scaled_rstd = !job->scale ? 1 : 1 / sqrt(s.var + job->eps);
     return s;
@@ -107,13 +108,18 @@ fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
         root = 1 / sqrt(out.var + job->eps);
     }
     out.rstd = ldexp(root, -k);
+    out.scaled_mean = out.mean;
+    out.scaled_comp = out.comp;
     out.scaled_rstd = out.rstd;
-    if (isfinite(root) && root > 0 && (abs(e) > 90 || !(out.rstd > 0x1p-100 && out.rstd < 0x1p100))) {
+    if (isfinite(root) && root > 0 &&
+        ((job->scale ? abs(e) : -e) > 90 || !(out.rstd > 0x1p-100 && out.rstd < 0x1p100))) {
         /* the data to about 1, as far as A can go; the rest stays with rstd */
         const int most = job->verbs->compute_size == sizeof(double) ? 1022 : 126;
         const int p = -e > most ? most : -e < -most ? -most : -e;
         out.prescale = ldexp(1, p);
         out.scaled_rstd = ldexp(root, -k - p);
+        out.scaled_mean = ldexp(mean, e + p);
+        out.scaled_comp = ldexp(rest - (mean - m), e + p);
     }
     /* a constant slice: x - mean is 0, and any finite factor leaves it so */
     if (var == 0 && job->eps > 0 && job->verbs->compute_size == sizeof(float) && out.scaled_rstd > FLT_MAX)
