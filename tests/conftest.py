@@ -14,8 +14,6 @@ import numpy as np
 import pytest
 from tolerances import DTYPES
 
-os.environ["PYTHONSAFEPATH"] = "1"  # nor shall the Pythons that tests start look into the checkout
-
 # The tests draw the same cases every time; FASTNORM_TEST_SEED=random or a number draws others.
 SEED = os.environ.get("FASTNORM_TEST_SEED", "0")
 SEED = int.from_bytes(os.urandom(4)) if SEED == "random" else int(SEED)
