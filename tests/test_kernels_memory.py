@@ -5,6 +5,7 @@ A process of its own runs the calls, so that a fault there is a failure here.
 
 import ctypes
 import mmap
+import os
 import subprocess
 import sys
 from typing import ClassVar
@@ -110,4 +111,5 @@ def test_nothing_outside_is_touched(tier):
 
 
 if __name__ == "__main__":
+    sys.path.insert(0, os.path.dirname(__file__))  # even where PYTHONSAFEPATH is set
     call_everything(sys.argv[1])
