@@ -38,7 +38,7 @@ def cgroup_quota(root="/"):
     def read(directory, names, parse):
         # an ancestor's quota holds as well; inside a container the path may not be visible, but the root is
         while True:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, IndexError, ZeroDivisionError):
                 value = parse(*((directory / name).read_text().split() for name in names))
                 if value:
                     quotas.append(value)
