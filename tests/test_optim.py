@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastnorm.nn import SGD, Adam, clip_grad_norm
+from fastnorm.nn import SGD, Adam, AdamW, RMSProp, clip_grad_norm
 
 
 def arrays(rng, dtype=np.float64):
@@ -43,21 +43,38 @@ def test_adam_on_a_constant_gradient():
     np.testing.assert_allclose(params["w"], [-0.5, 0.5], rtol=1e-12)
 
 
+def test_weight_decay_goes_beside_the_gradient():
+    """It is the same whatever the gradient's scale, where a penalty in the gradient would be scaled away."""
+    for scale in (1e-3, 1e3):
+        params, grads = {"w": np.full(1, 2.0)}, {"w": np.full(1, scale)}
+        AdamW(params, grads, lr=0.1, eps=0, weight_decay=0.5).step()
+        assert params["w"][0] == pytest.approx(2.0 * 0.95 - 0.1)
+
+
+def test_rmsprop_on_a_constant_gradient():
+    params, grads = {"w": np.zeros(2)}, {"w": np.array([1e3, -1e-3])}
+    optimizer = RMSProp(params, grads, lr=0.1, decay=0.5, eps=0)
+    for _ in range(3):
+        optimizer.step()
+    expected = 0.1 * sum((1 - 0.5**t) ** -0.5 for t in (1, 2, 3))
+    np.testing.assert_allclose(params["w"], [-expected, expected], rtol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("name", ["sgd", "momentum", "adam", "adamw", "rmsprop"])
 def test_pytorch_takes_the_same_steps(name, dtype, rng):
     torch = pytest.importorskip("torch")
     params, gradients = arrays(rng, dtype), [arrays(rng, dtype) for _ in range(20)]
     theirs = {key: torch.nn.Parameter(torch.tensor(array)) for key, array in params.items()}
     grads = {key: np.zeros_like(array) for key, array in params.items()}
-    if name == "adam":
-        ours, other = Adam(params, grads, lr=0.05), torch.optim.Adam(theirs.values(), lr=0.05)
-    else:
-        momentum = 0.9 if name == "momentum" else 0.0
-        ours, other = (
-            SGD(params, grads, 0.05, momentum),
-            torch.optim.SGD(theirs.values(), 0.05, momentum=momentum),
-        )
+    make, other, options = {
+        "sgd": (SGD, torch.optim.SGD, {}),
+        "momentum": (SGD, torch.optim.SGD, {"momentum": 0.9}),
+        "adam": (Adam, torch.optim.Adam, {}),
+        "adamw": (AdamW, torch.optim.AdamW, {"weight_decay": 0.1}),
+        "rmsprop": (RMSProp, torch.optim.RMSprop, {}),
+    }[name]
+    ours, other = make(params, grads, lr=0.05, **options), other(theirs.values(), lr=0.05, **options)
     run(ours, gradients)
     for each in gradients:
         for key, grad in each.items():
@@ -69,7 +86,11 @@ def test_pytorch_takes_the_same_steps(name, dtype, rng):
         np.testing.assert_allclose(array, theirs[key].detach().numpy(), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("make", [lambda p, g: SGD(p, g, momentum=0.9), Adam], ids=["sgd", "adam"])
+@pytest.mark.parametrize(
+    "make",
+    [lambda p, g: SGD(p, g, momentum=0.9), Adam, AdamW, RMSProp],
+    ids=["sgd", "adam", "adamw", "rmsprop"],
+)
 def test_going_on_from_a_saved_state(make, rng):
     start, gradients = arrays(rng), [arrays(rng) for _ in range(6)]
 
@@ -133,6 +154,9 @@ def test_clipping_of_what_is_huge_or_not_finite():
         (lambda p, g: SGD(p, g, momentum=1), "momentum is 1"),
         (lambda p, g: Adam(p, g, betas=(0.9, 1)), r"betas are \(0.9, 1\)"),
         (lambda p, g: Adam(p, g, eps=-1), "eps is -1"),
+        (lambda p, g: AdamW(p, g, weight_decay=-1), "weight_decay is -1"),
+        (lambda p, g: RMSProp(p, g, decay=1), "decay is 1"),
+        (lambda p, g: RMSProp(p, g, eps=-1), "eps is -1"),
         (lambda p, g: clip_grad_norm(g, 0), "max_norm is 0"),
     ],
 )

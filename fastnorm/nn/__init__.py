@@ -12,20 +12,39 @@ Shape letters used throughout: T time steps, B batch rows, I input features, H h
 symbols of a vocabulary, E features of an embedding.
 """
 
+from .activations import GELU, Dropout, ReLU, Sigmoid, Tanh
+from .batch_norm import BatchNorm, MeanOnlyBatchNorm
 from .embedding import Embedding
 from .layer import Layer
 from .linear import Linear
-from .losses import softmax_cross_entropy
+from .losses import mean_squared_error, softmax_cross_entropy
 from .lstm import LSTM
-from .optim import SGD, Adam, clip_grad_norm
+from .norm import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from .optim import SGD, Adam, AdamW, RMSProp, clip_grad_norm
+from .sequential import Sequential
 
 __all__ = [
+    "GELU",
     "LSTM",
     "SGD",
     "Adam",
+    "AdamW",
+    "BatchNorm",
+    "Dropout",
     "Embedding",
+    "GroupNorm",
+    "InstanceNorm",
     "Layer",
+    "LayerNorm",
     "Linear",
+    "MeanOnlyBatchNorm",
+    "RMSNorm",
+    "RMSProp",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "Tanh",
     "clip_grad_norm",
+    "mean_squared_error",
     "softmax_cross_entropy",
 ]

@@ -38,13 +38,15 @@ class Embedding(Layer):
         rng = np.random.default_rng(rng)
         self._add_param("weight", rng.standard_normal((self.num_embeddings, self.embedding_dim)))
 
-    def __call__(self, x):
+    def __call__(self, x, training=True):
         """Look up the symbols x.
 
         Parameters
         ----------
         x : array_like of int, any shape
             Each at least 0 and less than V.
+        training : bool
+            Makes no difference.
 
         Returns
         -------

@@ -16,6 +16,10 @@ class Layer:
         The same keys and shapes. A backward adds to `grads`; optimizers change `params` in place.
     buffers : dict of str to ndarray
         What is saved but not trained.
+    generators : dict of str to numpy.random.Generator
+        Where a call in training draws from; a checkpoint of a training run keeps their states.
+    children : dict of str to Layer
+        The layers that this one is made of.
 
     Notes
     -----
@@ -30,20 +34,30 @@ class Layer:
         self.params = {}
         self.grads = {}
         self.buffers = {}
+        self.generators = {}
+        self.children = {}
 
     def _add_param(self, name, value):
         self.params[name] = np.array(value, dtype=self.dtype, order="C")
         self.grads[name] = np.zeros_like(self.params[name])
 
     def _add_layer(self, name, layer):
-        """Share the arrays of `layer`, its names prefixed with ``name.``; returns `layer`."""
+        """Share the arrays and generators of `layer`, its names prefixed with ``name.``; returns `layer`."""
         for mine, theirs in (
             (self.params, layer.params),
             (self.grads, layer.grads),
             (self.buffers, layer.buffers),
+            (self.generators, layer.generators),
         ):
-            mine.update((f"{name}.{key}", array) for key, array in theirs.items())
+            mine.update((f"{name}.{key}", each) for key, each in theirs.items())
+        self.children[name] = layer
         return layer
+
+    def walk(self):
+        """This layer and all that it is made of, one after the other."""
+        yield self
+        for child in self.children.values():
+            yield from child.walk()
 
     def zero_grad(self):
         """Set every gradient to zero, in place."""

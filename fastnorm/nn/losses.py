@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .layer import check_shape
+from .layer import as_real, check_shape
 
 
 def softmax_cross_entropy(logits, targets, mask=None):
@@ -83,5 +83,60 @@ def softmax_cross_entropy(logits, targets, mask=None):
         dlogits = np.zeros_like(logits)
         dlogits[mask] = drows
         return dlogits
+
+    return loss, backward
+
+
+def mean_squared_error(y, targets, mask=None):
+    """The mean of ``(y - target)**2``.
+
+    Parameters
+    ----------
+    y : array_like of float, any shape
+    targets : array_like of real numbers, in the shape of y
+    mask : array_like of bool, optional
+        Which elements count. Its shape is that of the first axes of y: (T, B) for a y of (T, B, K). What y
+        and targets hold elsewhere, NaN too, reaches nothing.
+
+    Returns
+    -------
+    loss : float
+        The mean over all elements that count.
+    backward : callable
+        ``backward(dloss=1.0) -> dy``, in the shape and dtype of y; zero where the mask is False.
+
+    Raises
+    ------
+    TypeError
+        For a y that is not floating, targets that are not real, or a mask that is not boolean.
+    ValueError
+        For shapes that do not match, or no element that counts.
+
+    Examples
+    --------
+    >>> from fastnorm.nn import mean_squared_error
+    >>> loss, backward = mean_squared_error([1.0, 5.0], [0.0, 2.0])
+    >>> loss, backward().tolist()
+    (5.0, [1.0, 3.0])
+    """
+    y = np.asarray(y)
+    if y.dtype.kind != "f":
+        raise TypeError(f"y has dtype {y.dtype}, and a floating dtype is needed")
+    targets = as_real("targets", targets, y.dtype)
+    check_shape("targets", targets, y.shape)
+    error = y - targets
+    if mask is not None:
+        mask = np.asarray(mask)
+        if mask.dtype != bool:
+            raise TypeError(f"mask has dtype {mask.dtype}, and bool is needed")
+        check_shape("mask", mask, y.shape[: mask.ndim])
+        error = np.where(mask.reshape(mask.shape + (1,) * (y.ndim - mask.ndim)), error, y.dtype.type(0))
+    count = y.size if mask is None else int(mask.sum()) * int(np.prod(y.shape[mask.ndim :]))
+    if count == 0:
+        raise ValueError("the loss is a mean over elements, and not one element counts")
+    loss = float(np.square(error, dtype=np.float64).sum() / count)
+
+    def backward(dloss=1.0):
+        return error * y.dtype.type(2 * dloss / count)
 
     return loss, backward

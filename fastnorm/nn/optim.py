@@ -192,3 +192,88 @@ class Adam(Optimizer):
         size *= (1 - b2**self.steps) ** -0.5
         size += self.eps
         param -= np.divide(mean, size, out=size) * (self.lr / (1 - b1**self.steps))
+
+
+class AdamW(Adam):
+    """Adam with weight decay beside it: ``param <- (1 - lr * weight_decay) * param``, then a step of `Adam`.
+
+    Parameters
+    ----------
+    params, grads : dict of str to ndarray
+    lr : float
+    betas : pair of float
+    eps : float
+    weight_decay : float
+        At least 0. It reaches every parameter, biases and gains too.
+
+    References
+    ----------
+    Loshchilov & Hutter 2019, "Decoupled weight decay regularization", algorithm 2; the decay is scaled by the
+    learning rate of the step.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnorm.nn import AdamW
+    >>> params, grads = {"w": np.array([1.0])}, {"w": np.array([0.0])}
+    >>> AdamW(params, grads, lr=0.25, weight_decay=0.5).step()
+    >>> float(params["w"][0])
+    0.875
+    """
+
+    def __init__(self, params, grads, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+        if not 0 <= weight_decay < np.inf:
+            raise ValueError(
+                f"weight_decay is {weight_decay!r}, and needs to be a finite number of at least 0"
+            )
+        super().__init__(params, grads, lr, betas, eps)
+        self.weight_decay = weight_decay
+
+    def _update(self, param, grad, mean, square):
+        param *= 1 - self.lr * self.weight_decay
+        super()._update(param, grad, mean, square)
+
+
+class RMSProp(Optimizer):
+    """Steps divided by a running root mean square of the gradient.
+
+    ``square <- decay * square + (1 - decay) * grad**2``, ``param <- param - lr * grad / (sqrt(square) + eps)``
+
+    Parameters
+    ----------
+    params, grads : dict of str to ndarray
+    lr : float
+    decay : float
+        At least 0 and less than 1.
+    eps : float
+
+    References
+    ----------
+    Tieleman & Hinton 2012, lecture 6.5 of "Neural networks for machine learning".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastnorm.nn import RMSProp
+    >>> params, grads = {"w": np.array([1.0])}, {"w": np.array([123.0])}
+    >>> RMSProp(params, grads, lr=0.25, decay=0).step()
+    >>> round(float(params["w"][0]), 6)
+    0.75
+    """
+
+    slots = ("square",)
+
+    def __init__(self, params, grads, lr=1e-3, decay=0.99, eps=1e-8):
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay is {decay!r}, and needs to be at least 0 and less than 1")
+        if not 0 <= eps < np.inf:
+            raise ValueError(f"eps is {eps!r}, and needs to be a finite number of at least 0")
+        super().__init__(params, grads, lr)
+        self.decay, self.eps = decay, eps
+
+    def _update(self, param, grad, square):
+        square *= self.decay
+        square += (1 - self.decay) * np.square(grad)
+        size = np.sqrt(square)
+        size += self.eps
+        param -= np.divide(grad, size, out=size) * self.lr
