@@ -5,6 +5,7 @@
 
 import math
 import operator
+import sys
 
 import numpy as np
 
@@ -15,15 +16,27 @@ def _is_known(dtype):
     return (dtype.kind == "f" and dtype.itemsize <= 8) or dtype.name == "bfloat16"
 
 
+def _bfloat16_tensor(x):
+    """A PyTorch tensor that NumPy cannot read, by its bits; None for anything else."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(x, torch.Tensor) or x.dtype is not torch.bfloat16 or x.requires_grad:
+        return None
+    import ml_dtypes
+
+    return np.asarray(x.view(torch.int16)).view(ml_dtypes.bfloat16)
+
+
 def _plain(x, name):
     """Any array-like as a base-class ndarray."""
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, needs a plain one: pass its data, and where=~{name}.mask")
     try:
+        if (bits := _bfloat16_tensor(x)) is not None:
+            return bits
         if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
             return np.from_dlpack(x)
         return np.asarray(x)
-    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+    except (TypeError, ValueError, RuntimeError, BufferError, ImportError) as error:
         raise TypeError(f"{name} cannot be read as an array, needs one: {error}") from error
 
 
@@ -105,7 +118,7 @@ def to_axis(axis, name):
     """An int, or with "axis" a tuple of them; what they mean for x is another matter."""
     if isinstance(axis, tuple) and name == "axis":
         return tuple(to_int(a, name) for a in axis)
-    return to_int(axis, name)
+    return to_int(axis, name, "an int or a tuple of ints" if name == "axis" else "an int")
 
 
 def empty_axis(shape, axes, name="x"):
@@ -198,18 +211,20 @@ def to_real(value, name):
     return number
 
 
-def to_int(value, name):
-    """An int, or what stands for one."""
+def to_int(value, name, needed="an int"):
+    """An int, or what stands for one; a bool counts nothing."""
     try:
-        return operator.index(value)
+        if not isinstance(value, bool):
+            return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} is {value!r}, needs an int") from None
+        pass
+    raise TypeError(f"{name} is {value!r}, needs {needed}")
 
 
 def to_running(a, name, x, channels):
     """A running statistic: x's dtype or float32 (float64 for float64), one value per channel."""
     allowed = (x.dtype,) if x.dtype == np.float64 else (x.dtype, np.dtype(np.float32))
-    if not isinstance(a, np.ndarray):
+    if not isinstance(a, np.ndarray) or isinstance(a, np.ma.MaskedArray):
         raise TypeError(f"{name} is {type(a).__name__}, needs a numpy.ndarray to update in place")
     if a.dtype not in allowed or not a.dtype.isnative:
         raise TypeError(f"{name} has dtype {a.dtype}, needs {' or '.join(dict.fromkeys(map(str, allowed)))}")

@@ -69,6 +69,10 @@ for function in ["normalize", "moments", "l2_normalize", "standardize", "layer_n
         (1.0, TypeError, r"1\.0|float"),
         ("1", TypeError, "1|str"),
         ((0, None), TypeError, "None"),
+        ([0], TypeError, r"\[0\].*tuple of ints"),
+        (True, TypeError, "True"),
+        ((0, True), TypeError, "True"),
+        (np.True_, TypeError, "True"),
     ]:
         refused(kind, [r"\baxis\b", got], function, X, axis=axis)
 refused(TypeError, ["axis", "None"], "normalize", X, None)
@@ -76,6 +80,8 @@ refused(ValueError, ["axis|dimension"], "normalize", np.float32(1))
 refused(ValueError, ["axis", r"\b3\b"], "normalize_backward", X, X, STATS, 3)
 refused(ValueError, ["axis", r"\b3\b"], "layer_norm_backward", X, X, STATS, axis=3)
 refused(ValueError, ["axis", r"\b2\b"], "weight_norm", X, ones(6), axis=2)
+refused(TypeError, ["channel_axis", "True"], "batch_norm", X, channel_axis=True)
+refused(TypeError, ["num_groups", "True"], "group_norm", X, True)
 
 # --- Nothing to normalize over
 

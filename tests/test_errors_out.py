@@ -31,6 +31,8 @@ BAD_OUTS = {
     "float64": (np.empty((4, 6)), (TypeError, ValueError), "float64.*float32"),
     "float16": (np.empty((4, 6), np.float16), (TypeError, ValueError), "float16.*float32"),
     "list": ([[0.0] * 6] * 4, TypeError, "list|ndarray|array"),
+    "byte-swapped": (X.astype(X.dtype.newbyteorder()), TypeError, ".f4.*float32"),
+    "masked": (np.ma.masked_array(X), TypeError, "MaskedArray"),
     "overlaps itself": (aliased((4, 6)), ValueError, "overlap|same memory|memory"),
 }
 
@@ -99,6 +101,7 @@ BAD_RUNNING = {
     "int": (np.ones(6, np.int32), (TypeError, ValueError), "int32.*float32"),
     "complex": (np.ones(6, np.complex64), (TypeError, ValueError), "complex64"),
     "list": ([1.0] * 6, TypeError, "list|ndarray|array"),
+    "masked": (np.ma.masked_array(np.ones(6, np.float32), [True] + [False] * 5), TypeError, "MaskedArray"),
     "read-only": (read_only(np.ones(6, np.float32)), ValueError, "writ|read-only"),
     "overlaps itself": (aliased((6,)), ValueError, "overlap|memory"),
 }

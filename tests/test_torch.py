@@ -178,3 +178,17 @@ def test_running_statistics_of_a_module_move_in_place(rng):
     module(torch.tensor(x))
     np.testing.assert_allclose(mean, module.running_mean.numpy(), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(var, module.running_var.numpy(), rtol=1e-5)
+
+
+def test_bfloat16_tensors(rng):
+    # NumPy reads no such tensor, neither by its array interface nor by DLPack
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    x = values(rng, (6, 37), np.dtype(ml_dtypes.bfloat16))
+    tensor = torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
+    y, stats = fastnorm.layer_norm(tensor[:, ::2], return_stats=True)
+    np.testing.assert_array_equal(y, fastnorm.layer_norm(x[:, ::2]))
+    assert y.dtype == x.dtype
+    dx = fastnorm.layer_norm_backward(tensor[:, ::2], x[:, ::2], stats).dx
+    np.testing.assert_array_equal(dx, fastnorm.layer_norm_backward(x[:, ::2], x[:, ::2], stats).dx)
+    with pytest.raises(TypeError, match=r"^x cannot be read as an array.*grad"):
+        fastnorm.layer_norm(tensor.float().requires_grad_().bfloat16())
