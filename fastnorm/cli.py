@@ -1,6 +1,7 @@
 """The command `fastnorm`: train, sample, compare, info."""
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -16,6 +17,7 @@ import fastnorm
 from . import data
 from .compare import compare, norm_name
 from .errors import UserError
+from .plot import runs_shown
 from .runs import RunFolder, Settings
 from .train import Diverged, fit, limited_threads, load_model, resume, start
 
@@ -138,7 +140,7 @@ def _parser():
     sample.add_argument("folder", metavar="RUN")
     sample.add_argument("--prompt", help="what the text begins with")
     sample.add_argument(
-        "--length", type=_number(int, 0), default=500, metavar="N", help="characters (default: 500)"
+        "--length", type=_number(int, 1), default=500, metavar="N", help="characters (default: 500)"
     )
     sample.add_argument(
         "--temperature",
@@ -194,7 +196,11 @@ def _require(command, *modules):
 
 def _train(args):
     _require("fastnorm train", "matplotlib", "threadpoolctl", "tqdm")
-    jobs = _new(args) if args.resume is None else _resumed(args)
+    with contextlib.ExitStack() as locks:
+        return _run(_new(args, locks) if args.resume is None else _resumed(args, locks))
+
+
+def _run(jobs):
     run, trainer = jobs[0]
     training, held_out = len(trainer.streams.symbols), int(trainer.evaluation[2].sum()) + 1
     print(
@@ -214,7 +220,7 @@ def _train(args):
     return 0
 
 
-def _new(args):
+def _new(args, locks):
     text = data.read_text(args.files)
     given = {name: value for name in DEFAULTS if (value := getattr(args, name)) is not None}
     values = DEFAULTS | given
@@ -232,6 +238,8 @@ def _new(args):
     jobs = [start(path, settings, text)]
     if settings.compare:
         jobs.append(start(path / "plain", _plain(settings), text))
+    for run, _ in jobs:
+        locks.enter_context(run.locked())
     return jobs
 
 
@@ -246,8 +254,10 @@ def _next_folder(parent):
     return parent / str(max(numbers, default=0) + 1)
 
 
-def _resumed(args):
-    settings = RunFolder.open(args.resume).settings()
+def _resumed(args, locks):
+    run = RunFolder.open(args.resume)
+    locks.enter_context(run.locked())
+    settings = run.settings()
     for name in (*DEFAULTS, "lr"):
         given, stored = getattr(args, name), getattr(settings, name)
         longer = name == "steps" and settings.schedule == "constant"
@@ -263,9 +273,12 @@ def _resumed(args):
     if settings.compare:
         plain = Path(args.resume) / "plain"
         # The plain folder is missing only if the run was killed in the moment before it was made.
-        jobs.append(
-            resume(plain, text, args.steps) if plain.exists() else start(plain, _plain(settings), text)
-        )
+        if plain.exists():
+            locks.enter_context(RunFolder.open(plain).locked())
+            jobs.append(resume(plain, text, args.steps))
+        else:
+            jobs.append(start(plain, _plain(settings), text))
+            locks.enter_context(jobs[-1][0].locked())
     return jobs
 
 
@@ -355,6 +368,8 @@ def _compare(args):
         raise UserError(f"--out is {args.out}, and needs to end in .png")
     if picture.exists() and not picture.read_bytes().startswith(b"\x89PNG"):
         raise UserError(f"{picture} exists and is not a picture; it is left as it is")
+    if picture.exists() and runs_shown(picture) != [str(Path(each).resolve()) for each in args.folders]:
+        raise UserError(f"{picture} shows other runs; choose another name with --out, or remove it")
     print(compare(args.folders, picture))
     print(f"picture: {picture}")
     return 0

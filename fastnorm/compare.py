@@ -27,7 +27,8 @@ def compare(paths, picture, title=None):
     if len(set(names)) < len(names):
         names = [f"{name} ({run.path})" for name, run in zip(names, runs, strict=True)]
     curves = [Curve.of(*each) for each in zip(names, metrics, strict=True)]
-    draw(picture, curves, title or describe(settings[0]))
+    shown = [str(run.path.resolve()) for run in runs]
+    draw(picture, curves, title or describe(settings[0]), shown)
     lines = [_table(runs, settings, curves, metrics)]
     if len(runs) > 1:
         lines += _difference(runs, curves)

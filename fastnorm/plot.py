@@ -1,11 +1,14 @@
 """Learning curves: bits per character against the steps of training, for one run or several."""
 
 import dataclasses
+import json
 
-from .runs import write_atomically
+from .checkpoint import write_atomically
 
 # Told apart by everyone, in print too; the first two are the normalized and the plain run.
 COLOURS = ("#0b62a4", "#d1600a", "#2a8a4a", "#8b3fa0", "#6b6b6b")
+
+SHOWN = "fastnorm runs"  # the PNG's text that holds the folders, as JSON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +34,18 @@ class Curve:
         return cls(label, train, held_out)
 
 
-def draw(path, curves, title):
+def runs_shown(path):
+    """The folders of the runs that the PNG at `path` says it shows; None when it does not say."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return json.loads(image.text[SHOWN])
+    except (OSError, AttributeError, KeyError, ValueError):
+        return None
+
+
+def draw(path, curves, title, runs):
     """Write a PNG with the training and the held-out bits per character of all `curves`.
 
     Parameters
@@ -39,6 +53,8 @@ def draw(path, curves, title):
     path : Path
     curves : list of Curve
     title : str
+    runs : list of str
+        The folders of the runs, which the picture remembers.
     """
     import matplotlib
 
@@ -86,7 +102,8 @@ def draw(path, curves, title):
     axes.grid(alpha=0.25)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
+    shown = {SHOWN: json.dumps(runs)}
     try:
-        write_atomically(path, lambda file: figure.savefig(file, format="png"))
+        write_atomically(path, lambda file: figure.savefig(file, format="png", metadata=shown))
     finally:
         pyplot.close(figure)

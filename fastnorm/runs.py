@@ -9,18 +9,17 @@ A run folder holds
 - `plain/`: when both norms are compared, the run folder of the plain run.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
-import zipfile
-import zlib
+import shutil
+import tempfile
 from pathlib import Path
 
-import numpy as np
-
+from . import checkpoint
+from .checkpoint import write_atomically
 from .errors import UserError
-
-CHECKPOINT_FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,23 +88,35 @@ class RunFolder:
         self.picture_path = self.path / "learning_curve.png"
 
     @classmethod
+    @contextlib.contextmanager
     def create(cls, path, settings):
-        """A new run folder with these settings; UserError when something is there already."""
+        """A new run folder with these settings, which appears at `path`, as a whole, when the context ends.
+
+        Until then it has another name, so that whoever finds a run folder finds all of it. UserError when
+        something is there already.
+        """
         path = Path(path)
+        staging = None
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
+            if path.is_dir() and any(path.iterdir()):
                 raise UserError(
                     f"{path} is not empty; choose another folder with --out, or go on with --resume {path}"
                 )
-        except FileExistsError:
-            raise UserError(f"{path} is a file, and a run needs a folder") from None
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path} is a file, and a run needs a folder")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            staging = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         except OSError as error:
             raise UserError(f"{path} cannot be made a run folder: {error.strerror or error}") from None
-        run = cls(path)
-        run.metrics_path.touch()
-        run.write_settings(settings)
-        return run
+        try:
+            staging.chmod(0o777 & ~_umask())
+            run = cls(staging)
+            run.metrics_path.touch()
+            run.write_settings(settings)
+            yield run
+            _move(staging, path)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
 
     @classmethod
     def open(cls, path):
@@ -120,6 +131,17 @@ class RunFolder:
             if not each.is_file():
                 raise UserError(f"{path} is not a run folder: it has no {each.name}")
         return run
+
+    def locked(self):
+        """A context in which no other process can go on with this run; UserError when one does."""
+        return checkpoint.locked(
+            self.metrics_path, f"{self.path} is being trained by another process; wait until it has ended"
+        )
+
+    def clean(self):
+        """Remove what a killed process was writing."""
+        for each in self.path.glob("*.tmp"):
+            each.unlink()
 
     def write_settings(self, settings):
         """Replace the settings."""
@@ -137,16 +159,18 @@ class RunFolder:
 
     def append_metrics(self, **values):
         """Append one line to the metrics."""
-        with open(self.metrics_path, "ab") as file:
-            file.write(_json_bytes(values) + b"\n")
+        try:
+            with open(self.metrics_path, "ab") as file:
+                file.write(_json_bytes(values) + b"\n")
+        except OSError as error:
+            error.filename = str(self.metrics_path)
+            raise
 
     def metrics(self):
         """All complete lines of the metrics, as dicts; UserError when one cannot be read."""
         try:
-            lines = self.metrics_path.read_bytes().split(b"\n")[
-                :-1
-            ]  # what follows the last newline is unfinished
-            metrics = [json.loads(line) for line in lines]
+            lines = self.metrics_path.read_bytes().split(b"\n")
+            metrics = [json.loads(line) for line in lines[:-1]]  # what follows the last newline is unfinished
         except (OSError, ValueError):
             raise UserError(f"{self.metrics_path} cannot be read as JSON lines") from None
         for number, line in enumerate(metrics, 1):
@@ -163,39 +187,13 @@ class RunFolder:
         with open(self.metrics_path, "rb+") as file:
             os.fsync(file.fileno())
             size = file.seek(0, os.SEEK_END)
-        facts |= {"format": CHECKPOINT_FORMAT, "settings": self.settings().to_json(), "metrics_size": size}
-        arrays = arrays | {"facts": np.array(json.dumps(facts))}
-        write_atomically(self.checkpoint_path, lambda file: np.savez(file, **arrays))
+        facts |= {"settings": self.settings().to_json(), "metrics_size": size}
+        checkpoint.save(self.checkpoint_path, arrays, facts)
 
     def load_checkpoint(self):
         """The arrays and facts of the checkpoint; UserError when it is missing, damaged or of another run."""
-        path = self.checkpoint_path
-        if not path.is_file():
-            raise UserError(f"{self.path} has no {path.name}, from which a run goes on")
-        try:
-            # Opened here, because np.load forgets to close a file that turns out to be no archive.
-            with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files}
-            facts = json.loads(str(arrays.pop("facts")))
-            version, settings, size = facts["format"], facts["settings"], facts["metrics_size"]
-        # What zipfile, NumPy's reader and JSON raise on bytes that are not what was written is of many kinds.
-        except (
-            OSError,
-            EOFError,
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            RuntimeError,
-            SyntaxError,
-            NotImplementedError,
-            MemoryError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ):
-            raise UserError(f"{path} is damaged and cannot be read") from None
-        if version != CHECKPOINT_FORMAT:
-            raise UserError(f"{path} has format {version}, and this version reads format {CHECKPOINT_FORMAT}")
+        arrays, facts = checkpoint.load(self.checkpoint_path)
+        settings, size = facts["settings"], facts["metrics_size"]
         current = self.settings().to_json()
         for name, value in current.items():
             if name == "steps" and current["schedule"] == "constant":
@@ -215,24 +213,23 @@ def _json_bytes(values, indent=None):
     return json.dumps(values, indent=indent, ensure_ascii=True, allow_nan=False).encode()
 
 
-def write_atomically(path, write):
-    """Call ``write(file)`` so that `path` has either all of it or what was there before, whatever happens.
+def _umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
-    A temporary file beside it is written, forced to the disk, and then takes the name.
-    """
-    temporary = path.with_name(path.name + ".tmp")
+
+def _move(staging, path):
+    """Give the folder `staging` the name `path`, which is free or an empty folder."""
     try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if os.name == "posix":  # the new name itself is on the disk once its folder is
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        # A folder that someone works in cannot be replaced under them.
+        if not (path.is_dir() and os.path.samefile(path, os.curdir)):
+            os.rename(staging, path)
+            checkpoint.sync_folder(path.parent)
+            return
+    except OSError:
+        if not path.is_dir() or any(path.iterdir()):
+            raise
+    for each in sorted(staging.iterdir()):  # settings.json, which makes it a run folder, is the last
+        os.rename(each, path / each.name)
+    checkpoint.sync_folder(path)

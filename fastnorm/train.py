@@ -127,10 +127,10 @@ class Trainer:
 def start(path, settings, text):
     """A new run folder with a checkpoint of the untrained model; returns the folder and the trainer."""
     trainer = Trainer(settings, text)  # first: a text that is too short leaves no folder behind
-    run = RunFolder.create(path, settings)
     arrays, facts = trainer.snapshot()
-    run.save_checkpoint(arrays, **facts)
-    return run, trainer
+    with RunFolder.create(path, settings) as run:
+        run.save_checkpoint(arrays, **facts)
+    return RunFolder(path), trainer
 
 
 def resume(path, text, steps=None):
@@ -152,6 +152,7 @@ def resume(path, text, steps=None):
         settings = dataclasses.replace(settings, steps=steps)
     trainer = Trainer(settings, text)
     trainer.restore(arrays, facts)
+    run.clean()
     run.write_settings(settings)
     run.drop_metrics_after(facts)
     return run, trainer

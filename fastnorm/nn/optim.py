@@ -237,7 +237,8 @@ class AdamW(Adam):
 class RMSProp(Optimizer):
     """Steps divided by a running root mean square of the gradient.
 
-    ``square <- decay * square + (1 - decay) * grad**2``, ``param <- param - lr * grad / (sqrt(square) + eps)``
+    ``square <- decay * square + (1 - decay) * grad**2``,
+    ``param <- param - lr * grad / (sqrt(square) + eps)``
 
     Parameters
     ----------
