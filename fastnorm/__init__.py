@@ -21,6 +21,7 @@ except ModuleNotFoundError as error:
 
 from . import core, nn, norms, reference
 from ._config import load_openmp, show_config
+from ._memory import get_pool_bytes, set_pool_bytes
 from ._norm import VERSION as __version__
 from ._norm import isa, isa_tiers
 from ._threads import get_num_threads, num_threads, set_num_threads
@@ -34,12 +35,14 @@ __all__ = [
     "Stats",
     "__version__",
     "get_num_threads",
+    "get_pool_bytes",
     "isa",
     "isa_tiers",
     "nn",
     "num_threads",
     "reference",
     "set_num_threads",
+    "set_pool_bytes",
     "show_config",
     *core.__all__,
     *norms.__all__,

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 
-from . import _norm, _threads
+from . import _memory, _norm, _threads
 
 _openmp = None
 _openmp_state = "not built in"
@@ -47,7 +47,7 @@ def _runtime_path():
 
 
 def show_config(file=None):
-    """Print version, compiler, instruction-set tiers, OpenMP runtime and threads.
+    """Print version, compiler, instruction-set tiers, OpenMP runtime, threads and retained memory.
 
     Parameters
     ----------
@@ -70,6 +70,7 @@ def show_config(file=None):
         "threads": f"{_threads.get_num_threads()} ({_threads.why_num_threads()})"
         if _openmp
         else "1 (no OpenMP)",
+        "pool": _memory.describe(),
     }
     for name, value in rows.items():
         print(f"{name:<11} {value}", file=file)

@@ -3,9 +3,9 @@
 import contextlib
 import contextvars
 import os
-from pathlib import Path
 
 from . import _checks as checks
+from ._cgroup import limits
 
 _MOST = 2**31 - 1  # a C int; the kernels start no more than they have work for
 _scoped = contextvars.ContextVar("fastnorm_num_threads", default=None)
@@ -25,41 +25,12 @@ def _from_environment(name):
 
 def cgroup_quota(root="/"):
     """The processors that the cgroup's quota allows, as a float, or None; `root` stands for / in tests."""
-    root = Path(root)
-    paths = {}
-    try:
-        for line in (root / "proc/self/cgroup").read_text().splitlines():
-            _, controllers, path = line.split(":", 2)
-            paths[controllers] = path.lstrip("/")
-    except (OSError, ValueError):
-        return None
-    quotas = []
-
-    def read(directory, names, parse):
-        # an ancestor's quota holds as well; inside a container the path may not be visible, but the root is
-        while True:
-            with contextlib.suppress(OSError, ValueError, IndexError, ZeroDivisionError):
-                value = parse(*((directory / name).read_text().split() for name in names))
-                if value:
-                    quotas.append(value)
-            if directory == top:
-                return
-            directory = directory.parent
-
-    if "" in paths:  # version 2
-        top = root / "sys/fs/cgroup"
-        read(top / paths[""], ["cpu.max"], lambda m: None if m[0] == "max" else int(m[0]) / int(m[1]))
-    for controllers, path in paths.items():
-        if "cpu" in controllers.split(","):  # version 1
-            top = root / "sys/fs/cgroup" / controllers
-            if not top.exists():
-                top = root / "sys/fs/cgroup/cpu"
-            read(
-                top / path,
-                ["cpu.cfs_quota_us", "cpu.cfs_period_us"],
-                lambda q, p: None if int(q[0]) <= 0 else int(q[0]) / int(p[0]),
-            )
-    return min(quotas, default=None)
+    v2 = ["cpu.max"], lambda m: None if m[0] == "max" else int(m[0]) / int(m[1])
+    v1 = (
+        ["cpu.cfs_quota_us", "cpu.cfs_period_us"],
+        lambda q, p: None if int(q[0]) <= 0 else int(q[0]) / int(p[0]),
+    )
+    return min(limits("cpu", v2, v1, root), default=None)
 
 
 def default_threads():

@@ -2,6 +2,7 @@
 
 cimport cython
 cimport numpy as cnp
+from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from libc.string cimport memset
 
@@ -14,8 +15,14 @@ import numpy as np
 from fastnorm import _checks as checks
 from fastnorm._types import Grads, Moments, Stats
 
+cdef extern from "Python.h":
+    const Py_ssize_t PY_SSIZE_T_MAX
+
 cdef extern from "numpy/arrayobject.h":
     object PyArray_NewLikeArray(cnp.ndarray prototype, cnp.NPY_ORDER order, void *dtype, int subok)
+    object PyDataMem_SetHandler(object handler)
+    object PyDataMem_GetHandler()
+    PyObject *PyDataMem_DefaultHandler
 
 cnp.import_array()
 
@@ -339,9 +346,33 @@ cdef int run(fn_job *job, bint forward) except -1:
     return 0
 
 
+# ---- memory of results ------------------------------------------------------------------------------------------
+
+cdef object handler = None  # NumPy's allocation handler over a pool, for results of so many bytes and more
+cdef Py_ssize_t handler_least = PY_SSIZE_T_MAX
+
+
+def use_handler(capsule, Py_ssize_t least):
+    """Allocate results of `least` bytes and more by this handler (NEP 49); None: as NumPy does it."""
+    global handler, handler_least
+    handler_least = PY_SSIZE_T_MAX
+    if capsule is not None:
+        handler = capsule
+        handler_least = least
+
+
 cdef cnp.ndarray new_like(cnp.ndarray x):
     """An array of x's shape, dtype and memory order."""
-    return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+    if cnp.PyArray_NBYTES(x) < handler_least:
+        return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+    current = PyDataMem_GetHandler()
+    if <PyObject *> current is not PyDataMem_DefaultHandler:  # whoever set another one wants it to be used
+        return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+    PyDataMem_SetHandler(handler)
+    try:
+        return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+    finally:
+        PyDataMem_SetHandler(current)
 
 
 # ---- forward ----------------------------------------------------------------------------------------------------

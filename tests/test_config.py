@@ -18,7 +18,7 @@ import fastnorm
 from fastnorm import _config, _norm
 
 PACKAGE = Path(fastnorm.__file__).parent
-ROWS = ["fastnorm", "python", "compiler", "tiers", "openmp", "threads"]
+ROWS = ["fastnorm", "python", "compiler", "tiers", "openmp", "threads", "pool"]
 UNSET = {"FASTNORM_NUM_THREADS": None, "OMP_NUM_THREADS": None}
 
 
