@@ -18,14 +18,16 @@ from .embedding import Embedding
 from .layer import Layer
 from .linear import Linear
 from .losses import mean_squared_error, softmax_cross_entropy
-from .lstm import LSTM
 from .norm import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from .optim import SGD, Adam, AdamW, RMSProp, clip_grad_norm
+from .rnn import GRU, LSTM, RNN
 from .sequential import Sequential
 
 __all__ = [
     "GELU",
+    "GRU",
     "LSTM",
+    "RNN",
     "SGD",
     "Adam",
     "AdamW",
