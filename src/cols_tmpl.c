@@ -4,10 +4,9 @@
 
 enum { FN(SWEEP) = 8 }; /* rows taken per sweep */
 
-/* Columns of one sweep. `rows` (SWEEP or 1), `squares` and a NULL mask are constants wherever this is inlined.
- *     for r, j: d = x[r][j] - c[j]; s[j] += d; if squares: q[j] += d * d */
-INLINE void FN(sweep_moments)(fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, ptrdiff_t n, const A *c, A *s, A *q,
-                              int squares) {
+/* Columns of one sweep. `rows` (SWEEP or 1) and a NULL mask are constants wherever this is inlined.
+ *     for r, j: d = x[r][j] - c[j]; s[j] += d; q[j] += d * d */
+INLINE void FN(sweep_moments)(fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, ptrdiff_t n, const A *c, A *s, A *q) {
     const char *xs[FN(SWEEP)];
     UNROLL for (int i = 0; i < rows; i++) xs[i] = x.base + (r0 + i) * x.step;
     VECTOR_LOOP(n, {
@@ -16,24 +15,23 @@ INLINE void FN(sweep_moments)(fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, p
             vec d = FN(fetch)(xs[i], at, k, 0) - centre;
             d = FN(zero_outside)(FN(mask_row)(mask, r0 + i), at, k, d);
             t += d;
-            if (squares) w += d * d;
+            w += d * d;
         }
         FN(put_a)(s, at, k, FN(fetch_a)(s, at, k) + t);
-        if (squares) FN(put_a)(q, at, k, FN(fetch_a)(q, at, k) + w);
+        FN(put_a)(q, at, k, FN(fetch_a)(q, at, k) + w);
     });
 }
 
-INLINE void FN(sweep_all_moments)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s, A *q,
-                                  int squares) {
+INLINE void FN(sweep_all_moments)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s, A *q) {
     const fn_tile none = {0};
     ptrdiff_t r = 0;
     if (!mask.base)
-        for (; r + FN(SWEEP) <= rows; r += FN(SWEEP)) FN(sweep_moments)(x, none, r, FN(SWEEP), n, c, s, q, squares);
+        for (; r + FN(SWEEP) <= rows; r += FN(SWEEP)) FN(sweep_moments)(x, none, r, FN(SWEEP), n, c, s, q);
     for (; r < rows; r++) {
         if (mask.base)
-            FN(sweep_moments)(x, mask, r, 1, n, c, s, q, squares);
+            FN(sweep_moments)(x, mask, r, 1, n, c, s, q);
         else
-            FN(sweep_moments)(x, none, r, 1, n, c, s, q, squares);
+            FN(sweep_moments)(x, none, r, 1, n, c, s, q);
     }
 }
 
@@ -53,38 +51,71 @@ static void FN(first_inside)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
     }
 }
 
-static void FN(moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
-                             fn_moments out) {
-    A *c = work, *m = c + n, *s = m + n, *q = s + n;
-    memset(m, 0, 3 * (size_t)n * sizeof(A));
-    if (mask.base) {
-        FN(first_inside)(x, mask, rows, n, c, out.count);
-    } else {
-        for (ptrdiff_t j = 0; j < n; j++) out.count[j] = (double)rows;
-        VECTOR_LOOP(n, FN(put_a)(c, at, k, FN(fetch)(x.base, at, k, 0)););
-    }
-    if (centre) {
-        FN(sweep_all_moments)(x, mask, rows, n, c, s, q, 0);
-        for (ptrdiff_t j = 0; j < n; j++) {
-            A count = (A)out.count[j];
-            m[j] = c[j] + s[j] / (count > 0 ? count : 1);
-            s[j] = 0;
+/* for j: c[j] = the mean of sixteen of column j's rows, a quarter from either end; of few rows, of all of them around
+ * the first: exact where all elements are equal */
+static void FN(guess_cols)(fn_tile x, ptrdiff_t rows, ptrdiff_t n, A *c) {
+    const int few = rows < 4 * FN(SWEEP);
+    const ptrdiff_t low = rows / 4, high = rows - low - FN(SWEEP);
+    VECTOR_LOOP(n, {
+        const char *p = x.base + at * (ptrdiff_t)sizeof(T);
+        vec first = FN(fetch)(p, 0, k, 0), t = {0};
+        if (few) {
+            for (ptrdiff_t r = 1; r < rows; r++) t += FN(fetch)(p + r * x.step, 0, k, 0) - first;
+            t = first + t / SPLAT((A)rows);
+        } else {
+            vec v[FN(SWEEP)]; /* added as a tree: sums of equal numbers by doubling are exact */
+            UNROLL for (int i = 0; i < FN(SWEEP); i++) {
+                v[i] = FN(fetch)(p + (low + i) * x.step, 0, k, 0) + FN(fetch)(p + (high + i) * x.step, 0, k, 0);
+            }
+            t = ((v[0] + v[1]) + (v[2] + v[3])) + ((v[4] + v[5]) + (v[6] + v[7]));
+            t *= SPLAT((A)1 / (2 * FN(SWEEP)));
         }
-    }
-    FN(sweep_all_moments)(x, mask, rows, n, m, s, q, 1);
-    for (ptrdiff_t j = 0; j < n; j++) {
-        double count = out.count[j] > 0 ? out.count[j] : 1, sum = centre ? (double)s[j] : 0, rest = sum / count;
-        double mean = (double)m[j] + rest, squares = (double)q[j] - sum * rest;
-        out.mean[j] = mean;
-        out.comp[j] = rest - (mean - (double)m[j]);
-        out.m2[j] = squares < 0 ? 0 : squares;
-    }
+        FN(put_a)(c, at, k, t);
+    });
 }
 
-/* One sweep of the backward's sums. `rows`, `has_x`, `along`, `weight_along` (with one row only) and a NULL mask are
- * constants wherever this is inlined. */
+/* Columns' sums around c[j] to their moments; returns how many c[j] were too far from the mean (see close_moments). */
+static ptrdiff_t FN(close_columns)(ptrdiff_t n, int centre, const A *c, const A *s, const A *q, fn_moments out) {
+    ptrdiff_t far = 0;
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const double count = out.count[j] > 0 ? out.count[j] : 1, sum = centre ? (double)s[j] : 0, rest = sum / count;
+        const double mean = (double)c[j] + rest, taken = sum * rest, squares = (double)q[j] - taken;
+        out.mean[j] = mean;
+        out.comp[j] = rest - (mean - (double)c[j]);
+        out.m2[j] = squares < 0 ? 0 : squares;
+        far += taken > FAR_COLS * (double)q[j];
+    }
+    return far;
+}
+
+static void FN(moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
+                             fn_moments out) {
+    A *c = work, *s = c + n, *q = s + n, *m = q + n;
+    memset(c, 0, 3 * (size_t)n * sizeof(A));
+    if (mask.base) {
+        FN(first_inside)(x, mask, rows, n, c, out.count);
+        if (!centre) memset(c, 0, (size_t)n * sizeof(A));
+    } else {
+        for (ptrdiff_t j = 0; j < n; j++) out.count[j] = (double)rows;
+        if (centre) FN(guess_cols)(x, rows, n, c);
+    }
+    FN(sweep_all_moments)(x, mask, rows, n, c, s, q);
+    if (!FN(close_columns)(n, centre, c, s, q, out)) return;
+
+    /* once more around the means; where the guess was good, around the same guess, so that columns stay independent */
+    for (ptrdiff_t j = 0; j < n; j++) {
+        const double sum = (double)s[j], taken = sum * (sum / out.count[j]);
+        m[j] = taken > FAR_COLS * (double)q[j] ? (A)out.mean[j] : c[j];
+    }
+    memset(s, 0, 2 * (size_t)n * sizeof(A));
+    FN(sweep_all_moments)(x, mask, rows, n, m, s, q);
+    FN(close_columns)(n, centre, m, s, q, out);
+}
+
+/* One sweep of the backward's sums. `rows`, `has_x`, `along`, `weight_along` (with one row only), `shifted` and a NULL
+ * mask are constants wherever this is inlined. */
 INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_dots *p,
-                           int has_x, int along, int weight_along, A *sg, A *sgx, A *sx) {
+                           int has_x, int along, int weight_along, int shifted, A *sg, A *sgx, A *sx) {
     const char *gs[FN(SWEEP)], *xs[FN(SWEEP)];
     vec mean[FN(SWEEP)], rstd[FN(SWEEP)], shift[FN(SWEEP)], weight[FN(SWEEP)];
     UNROLL for (int i = 0; i < rows; i++) {
@@ -102,7 +133,7 @@ INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, in
         if (has_x && along) {
             m = FN(fetch_a)(means, at, k);
             s = FN(fetch_a)(rstds, at, k);
-            if (shifts) h = FN(fetch_a)(shifts, at, k);
+            if (shifted) h = FN(fetch_a)(shifts, at, k);
         }
         UNROLL for (int i = 0; i < rows; i++) {
             const uint8_t *inside = FN(mask_row)(mask, r0 + i);
@@ -112,7 +143,7 @@ INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, in
             if (has_x) {
                 vec xhat = (FN(fetch)(xs[i], at, k, 0) - (along ? m : mean[i])) * (along ? s : rstd[i]);
                 xhat = FN(zero_outside)(inside, at, k, xhat);
-                tgx += g * (xhat - (along ? h : shift[i]));
+                tgx += g * (shifted ? xhat - (along ? h : shift[i]) : xhat);
                 if (along) tx += xhat;
             }
         }
@@ -128,23 +159,26 @@ static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
     enum { STEP = FN(SWEEP) / 2 };
     const fn_tile none = {0};
     const int has_x = x.base != NULL, along = has_x && p->mean.a && p->mean.along;
-    const int weighted = p->weight.a != NULL, weight_along = weighted && p->weight.along;
+    const int weight_along = p->weight.a && p->weight.along, shifted = p->shift.a != NULL;
     A *sg = work, *sgx = sg + n, *sx = sgx + n;
     memset(work, 0, 3 * (size_t)n * sizeof(A));
     ptrdiff_t r = 0;
     if (!mask.base && !weight_along && has_x) {
-        if (along)
-            for (; r + STEP <= rows; r += STEP) FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, 1, 0, sg, sgx, sx);
+        if (along && !shifted)
+            for (; r + STEP <= rows; r += STEP) FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, 1, 0, 0, sg, sgx, sx);
+        else if (along)
+            for (; r + STEP <= rows; r += STEP) FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, 1, 0, 1, sg, sgx, sx);
         else
-            for (; r + STEP <= rows; r += STEP) FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, 0, 0, sg, sgx, sx);
+            for (; r + STEP <= rows; r += STEP)
+                FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, 0, 0, shifted, sg, sgx, sx);
     }
     for (; r < rows; r++) {
         if (!has_x)
-            FN(sweep_dots)(dy, x, mask, r, 1, n, p, 0, 0, weight_along, sg, sgx, sx);
+            FN(sweep_dots)(dy, x, mask, r, 1, n, p, 0, 0, weight_along, 0, sg, sgx, sx);
         else if (along)
-            FN(sweep_dots)(dy, x, mask, r, 1, n, p, 1, 1, weight_along, sg, sgx, sx);
+            FN(sweep_dots)(dy, x, mask, r, 1, n, p, 1, 1, weight_along, shifted, sg, sgx, sx);
         else
-            FN(sweep_dots)(dy, x, mask, r, 1, n, p, 1, 0, weight_along, sg, sgx, sx);
+            FN(sweep_dots)(dy, x, mask, r, 1, n, p, 1, 0, weight_along, shifted, sg, sgx, sx);
     }
     for (ptrdiff_t j = 0; j < n; j++) out.g[j] += (double)sg[j];
     if (has_x)

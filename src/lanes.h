@@ -10,6 +10,13 @@
 
 #define UNROLL _Pragma("GCC unroll 8")
 
+#undef FAR
+#undef FAR_COLS
+/* The most of a sum of squares that may be due to the distance of a guessed mean from the mean: what is left keeps all
+ * but 1 / (1 - FAR) of its digits. Columns guess from fewer elements, and all of a block pay for one that is far. */
+#define FAR 0.25
+#define FAR_COLS 0.5
+
 #undef RUN
 #define RUN 16 /* what a virtual lane adds up before it is carried to the next sum: short runs round less */
 

@@ -65,8 +65,8 @@ typedef struct {
     void (*store1)(void *p, double value);
 
     /* for each of `cells` cells, x[c] = x + c * cell_step, a tile of rows x n:
-     *     c0 = first element; m = c0 + sum(x - c0) / count            (m = 0 unless `centre`)
-     *     s = sum(x - m); q = sum((x - m)^2)
+     *     m = a guess of the mean from a few elements                 (m = 0 unless `centre`)
+     *     s = sum(x - m); q = sum((x - m)^2); again with m = m + s / count if the guess was far off
      *     mean + comp = m + s / count; m2 = q - s * s / count
      * A mask tile (bytes 0 and 1) leaves elements out; a cell without any has count 0. */
     void (*moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,

@@ -45,6 +45,25 @@ static ptrdiff_t FN(count_inside)(fn_tile mask, ptrdiff_t rows, ptrdiff_t n, ptr
     return count;
 }
 
+/* The mean of two runs of the row's lanes, a quarter from either end: a guess of the row's mean, and exact where all
+ * elements are equal. */
+INLINE A FN(sample)(const char *x, ptrdiff_t n) {
+    const ptrdiff_t low = n / (4 * LANES) * LANES, high = n / LANES * LANES - LANES - low;
+    vec s[U];
+    UNROLL for (int u = 0; u < U; u++) s[u] = FN(fetch)(x, low + u * VL, VL, 0) + FN(fetch)(x, high + u * VL, VL, 0);
+    return FN(tree)(s) * ((A)1 / (A)(2 * LANES));
+}
+
+/* From s = sum(x - m) and q = sum((x - m)^2) to one cell's moments. Returns whether m was so far from the mean that the
+ * squares lost digits: the subtraction magnifies their error by 1 / (1 - FAR) at most where it was not. */
+INLINE int FN(close_moments)(A s, A q, A m, double count, ptrdiff_t cell, fn_moments out) {
+    const double sum = (double)s, rest = sum / count, squares = (double)q - sum * rest;
+    out.mean[cell] = (double)m + rest;
+    out.comp[cell] = rest - (out.mean[cell] - (double)m);
+    out.m2[cell] = squares < 0 ? 0 : squares;
+    return sum * rest > FAR * (double)q;
+}
+
 INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, ptrdiff_t cell,
                              fn_moments out) {
     ptrdiff_t row = 0, column = 0, inside = rows * n;
@@ -55,22 +74,24 @@ INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
     if (!inside) return;
 
     A m = 0;
-    if (centre) {
-        A c0 = LOAD1(x.base + row * x.step + column * (ptrdiff_t)sizeof(T));
-        vec s[U] = {{0}};
-        for (ptrdiff_t r = 0; r < rows; r++) FN(add_deviations)(x.base + r * x.step, FN(mask_row)(mask, r), n, c0, s);
-        m = c0 + FN(tree)(s) / (A)count;
-    }
     vec s[U] = {{0}}, q[U] = {{0}};
-    for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, FN(mask_row)(mask, r), n, m, s, q);
-    double squares = (double)FN(tree)(q);
     if (centre) {
-        double sum = (double)FN(tree)(s), rest = sum / count;
-        out.mean[cell] = (double)m + rest;
-        out.comp[cell] = rest - (out.mean[cell] - (double)m);
-        squares -= sum * rest;
+        const int sampled = !mask.base && n >= 2 * LANES;
+        m = sampled ? FN(sample)(x.base, n) : LOAD1(x.base + row * x.step + column * (ptrdiff_t)sizeof(T));
+        if (sampled) {
+            for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, NULL, n, m, s, q);
+            if (!FN(close_moments)(FN(tree)(s), FN(tree)(q), m, count, cell, out)) return;
+            m = (A)out.mean[cell];
+            UNROLL for (int u = 0; u < U; u++) s[u] = q[u] = (vec){0};
+        } else {
+            for (ptrdiff_t r = 0; r < rows; r++)
+                FN(add_deviations)(x.base + r * x.step, FN(mask_row)(mask, r), n, m, s);
+            m += FN(tree)(s) / (A)count;
+            UNROLL for (int u = 0; u < U; u++) s[u] = (vec){0};
+        }
     }
-    out.m2[cell] = squares < 0 ? 0 : squares;
+    for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, FN(mask_row)(mask, r), n, m, s, q);
+    FN(close_moments)(centre ? FN(tree)(s) : 0, FN(tree)(q), m, count, cell, out);
 }
 
 static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
@@ -88,10 +109,10 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
     }
 }
 
-/* One row of the backward's sums. `has_x`, `along` (mean, rstd, shift vary along the row), `weight_along` and a NULL
- * mask are constants wherever this is inlined. */
+/* One row of the backward's sums. `has_x`, `along` (mean, rstd, shift vary along the row), `weight_along`, `shifted`
+ * and a NULL mask are constants wherever this is inlined. */
 INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptrdiff_t n, const fn_dots *p, ptrdiff_t r,
-                         int has_x, int along, int weight_along, fn_sums out) {
+                         int has_x, int along, int weight_along, int shifted, fn_sums out) {
     vec sg[U] = {{0}}, sgx[U] = {{0}}, sx[U] = {{0}}, tg[U] = {{0}}, tgx[U] = {{0}}, tx[U] = {{0}};
     const A *mean = FN(param_row)(p->mean, r), *rstd = FN(param_row)(p->rstd, r);
     const A *shift = FN(param_row)(p->shift, r), *weight = FN(param_row)(p->weight, r);
@@ -113,7 +134,8 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
                 vec m = along ? FN(fetch_a)(mean, at, k) : mean0, s = along ? FN(fetch_a)(rstd, at, k) : rstd0;
                 vec xhat = FN(zero_outside)(mask, at, k, (FN(fetch)(x, at, k, 0) - m) * s);
                 xhat = FN(inside_row)(k, xhat);
-                vec moved = xhat - (along && p->shift.a ? FN(fetch_a)(shift, at, k) : shift0);
+                vec moved = xhat;
+                if (shifted) moved -= along ? FN(fetch_a)(shift, at, k) : shift0;
                 tgx[u] += FN(inside_row)(k, g * moved);
                 if (!along) tx[u] += xhat;
             }
@@ -126,19 +148,22 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
 static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
                           fn_sums out) {
     const int weight_along = p->weight.a && p->weight.along, along = p->mean.a && p->mean.along;
+    const int shifted = p->shift.a != NULL;
     for (ptrdiff_t r = 0; r < rows; r++) {
         const char *g = dy.base + r * dy.step, *v = x.base ? x.base + r * x.step : NULL;
         const uint8_t *m = FN(mask_row)(mask, r);
         if (mask.base && v)
-            along ? FN(dots_row)(g, v, m, n, p, r, 1, 1, weight_along, out)
-                  : FN(dots_row)(g, v, m, n, p, r, 1, 0, weight_along, out);
+            along ? FN(dots_row)(g, v, m, n, p, r, 1, 1, weight_along, shifted, out)
+                  : FN(dots_row)(g, v, m, n, p, r, 1, 0, weight_along, shifted, out);
         else if (!v)
-            FN(dots_row)(g, NULL, m, n, p, r, 0, 0, weight_along, out);
+            FN(dots_row)(g, NULL, m, n, p, r, 0, 0, weight_along, 0, out);
         else if (along)
-            FN(dots_row)(g, v, NULL, n, p, r, 1, 1, weight_along, out);
+            FN(dots_row)(g, v, NULL, n, p, r, 1, 1, weight_along, shifted, out);
+        else if (shifted)
+            FN(dots_row)(g, v, NULL, n, p, r, 1, 0, weight_along, 1, out);
         else if (weight_along)
-            FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 1, out);
+            FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 1, 0, out);
         else
-            FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 0, out);
+            FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 0, 0, out);
     }
 }
