@@ -1,8 +1,8 @@
-"""The character model: an embedding, an LSTM and a linear map to the next character's logits."""
+"""The character model: an embedding, a recurrent net and a linear map to the next character's logits."""
 
 import numpy as np
 
-from .nn import LSTM, Embedding, Layer, Linear, softmax_cross_entropy
+from .nn import LSTM, Dropout, Embedding, Layer, Linear
 
 
 class CharModel(Layer):
@@ -12,63 +12,61 @@ class CharModel(Layer):
     ----------
     vocabulary_size, embed, hidden : int
         V, E and H.
-    norm : None or "layer"
-        What the LSTM normalizes with.
+    norm : None or str
+        What the net normalizes with.
+    net : type
+        LSTM, or another recurrent net of `fastnorm.nn`.
+    dropout : float
+        The share of the net's outputs that are dropped in training.
     dtype : float32 or float64
     rng : None, int or numpy.random.Generator
+    **options
+        What else the net takes, such as `num_layers`.
 
     Notes
     -----
-    The forget gates' biases start one higher than LSTM's own start, whatever the norm (Jozefowicz et al.
+    The biases of an LSTM's forget gates start one higher than otherwise, whatever the norm (Jozefowicz et al.
     2015).
     """
 
-    def __init__(self, vocabulary_size, embed, hidden, *, norm=None, dtype=np.float32, rng=None):
+    def __init__(
+        self, vocabulary_size, embed, hidden, *, norm=None, net=LSTM, dropout=0.0, dtype=np.float32,
+        rng=None, **options
+    ):  # fmt: skip
         super().__init__(dtype)
         # One generator for each layer: a norm, which draws fewer numbers, changes no other layer's start.
-        rngs = np.random.default_rng(rng).spawn(3)
+        rngs = np.random.default_rng(rng).spawn(4)
         self.embedding = self._add_layer(
             "embedding", Embedding(vocabulary_size, embed, dtype=dtype, rng=rngs[0])
         )
-        self.lstm = self._add_layer("lstm", LSTM(embed, hidden, norm=norm, dtype=dtype, rng=rngs[1]))
+        if net is LSTM:
+            options = {"forget_bias": 1.0} | options
+        self.net = self._add_layer(
+            net.__name__.lower(), net(embed, hidden, norm=norm, dtype=dtype, rng=rngs[1], **options)
+        )
+        self.dropout = self._add_layer("dropout", Dropout(dropout, dtype=dtype, rng=rngs[3]))
         self.linear = self._add_layer("linear", Linear(hidden, vocabulary_size, dtype=dtype, rng=rngs[2]))
-        self.lstm.params["bias_ih"][hidden : 2 * hidden] += 1
 
-    def __call__(self, x, state=None):
+    def __call__(self, x, state=None, lengths=None, training=True):
         """Read the symbols x (T, B) on from `state`.
 
         Returns
         -------
-        (logits, state) : logits (T, B, V), state (h, c)
+        (logits, state) : logits (T, B, V), and the state as the net has it
         backward : callable
             ``backward(dlogits) -> None``; no gradient goes back into the state, as truncated backpropagation
             wants.
         """
         embedded, embedding_backward = self.embedding(x)
-        (h, state), lstm_backward = self.lstm(embedded, state)
+        (h, state), net_backward = self.net(embedded, state, lengths, training)
+        h, dropout_backward = self.dropout(h, training)
         logits, linear_backward = self.linear(h)
 
         def backward(dlogits):
-            dembedded, _ = lstm_backward(linear_backward(dlogits))
+            dembedded, _ = net_backward(dropout_backward(linear_backward(dlogits)))
             embedding_backward(dembedded)
 
         return (logits, state), backward
-
-    def bits_per_character(self, x, target, counts, *, steps=100):
-        """The mean of -log2 of the probability given to each target that counts.
-
-        x, target and counts have shape (n, B), and each column starts from a state of zeros. They are read in
-        pieces of `steps`, which bounds the memory and changes nothing else.
-        """
-        total, state = 0.0, None
-        for t in range(0, len(x), steps):
-            piece = slice(t, t + steps)
-            (logits, state), _ = self(x[piece], state)
-            counted = counts[piece].sum()
-            if counted:
-                loss, _ = softmax_cross_entropy(logits, target[piece], counts[piece])
-                total += loss * counted
-        return float(total / counts.sum() / np.log(2))
 
     def sample(self, prompt, length, *, temperature=1.0, rng=None):
         """Go on after the symbols `prompt`, one symbol at a time.
@@ -89,7 +87,7 @@ class CharModel(Layer):
         rng = np.random.default_rng(rng)
         symbols, state = np.asarray(prompt)[:, None], None
         for _ in range(length):
-            (logits, state), _ = self(symbols, state)
+            (logits, state), _ = self(symbols, state, training=False)
             last = logits[-1, 0].astype(np.float64)
             if temperature > 0:
                 # The largest of log p + Gumbel noise is a draw from p.

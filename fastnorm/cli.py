@@ -1,6 +1,5 @@
 """The command `fastnorm`: train, sample, compare, info."""
 
-import argparse
 import contextlib
 import dataclasses
 import importlib.util
@@ -10,35 +9,15 @@ import sys
 import threading
 from pathlib import Path
 
-import numpy as np
-
 import fastnorm
 
-from . import data
 from .compare import compare, norm_name
 from .errors import UserError
+from .options import parser
 from .plot import runs_shown
 from .runs import RunFolder, Settings
+from .tasks import DEFAULTS, LEARNING_RATES, OF_TEXT, TASKS
 from .train import Diverged, fit, limited_threads, load_model, resume, start
-
-DEFAULTS = {
-    "steps": 800,
-    "batch": 32,
-    "length": 64,
-    "hidden": 192,
-    "embed": 64,
-    "optimizer": "adam",
-    "schedule": "linear",
-    "momentum": 0.9,
-    "clip": 1.0,
-    "seed": 0,
-    "held_out": 0.05,
-    "log_every": 10,
-    "evaluate_every": 100,
-    # Threads that meet at each of a step's many small products spend their time waiting on a busy machine.
-    "threads": 1,
-}
-LEARNING_RATES = {"adam": 0.01, "sgd": 1.0}
 
 
 def main(argv=None):
@@ -47,7 +26,7 @@ def main(argv=None):
     0: done. 1: training diverged, or the output was closed. 2: something that was given cannot be used.
     128 + n: stopped by signal n (130 for Ctrl-C).
     """
-    args = _parser().parse_args(argv)
+    args = parser(train=_train, sample=_sample, compare=_compare, info=_info).parse_args(argv)
     try:
         return args.run(args)
     except UserError as error:
@@ -71,118 +50,6 @@ def _complain(message, code):
     return code
 
 
-# The options
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"{self.prog}: {message} ({self.prog} --help lists what there is)\n")
-
-
-def _parser():
-    parser = _Parser(
-        prog="fastnorm",
-        description="Normalization kernels, and a trainer for recurrent nets on text.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=f"fastnorm {fastnorm.__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-
-    train = commands.add_parser(
-        "train",
-        help="train a character model",
-        allow_abbrev=False,
-        description="Train a character model on text files, or on the novel in the package. Without --norm "
-        "it is trained twice, with layer normalization and without any, and the picture compares the two.",
-    )
-    train.set_defaults(run=_train)
-    train.add_argument(
-        "files", nargs="*", metavar="FILE", help="UTF-8 text; several are read one after the other"
-    )
-    where = train.add_mutually_exclusive_group()
-    where.add_argument(
-        "--out", metavar="RUN", help="the run folder to make (default: the next of runs/1, runs/2, ...)"
-    )
-    where.add_argument("--resume", metavar="RUN", help="go on with the run in this folder, with its settings")
-    train.add_argument("--norm", choices=("layer", "none"), help="train only this one (default: both)")
-    whole, above = _number(int, 1), _number(float, 0, above=True)
-    size = _number(int, 1, below=10**6)
-    for name, kind, help in (
-        ("steps", whole, "updates of the parameters"),
-        ("batch", whole, "places in the text that are read side by side"),
-        ("length", whole, "characters that a step reads at each place"),
-        ("hidden", size, "units of the LSTM"),
-        ("embed", size, "features of a character"),
-        ("optimizer", ("adam", "sgd"), None),
-        ("lr", above, "learning rate (default: {adam} for adam, {sgd} for sgd)".format(**LEARNING_RATES)),
-        ("schedule", ("linear", "constant"), "the learning rate over the steps: falling to 0, or constant"),
-        ("momentum", _number(float, 0, below=1), "of sgd"),
-        ("clip", above, "the largest global norm of the gradient"),
-        ("seed", _number(int, 0), "of the start and of the pieces that the text is cut into"),
-        (
-            "held-out",
-            _number(float, 0, above=True, below=1),
-            "the share of the text, at its end, that is not trained on",
-        ),
-        ("log-every", whole, "steps between two lines of metrics"),
-        ("evaluate-every", whole, "steps between two looks at the held-out part, each with a checkpoint"),
-        ("threads", whole, "for BLAS and the norms; more than one pays from about 512 units"),
-    ):
-        default = DEFAULTS.get(name.replace("-", "_"))
-        help = f"{help or ''} (default: {default})" if default is not None else help
-        if isinstance(kind, tuple):
-            train.add_argument(f"--{name}", choices=kind, help=help)
-        else:
-            train.add_argument(f"--{name}", type=kind, metavar="N", help=help)
-
-    sample = commands.add_parser("sample", help="write text with a trained model", allow_abbrev=False)
-    sample.set_defaults(run=_sample)
-    sample.add_argument("folder", metavar="RUN")
-    sample.add_argument("--prompt", help="what the text begins with")
-    sample.add_argument(
-        "--length", type=_number(int, 1), default=500, metavar="N", help="characters (default: 500)"
-    )
-    sample.add_argument(
-        "--temperature",
-        type=_number(float, 0),
-        default=0.8,
-        metavar="N",
-        help="below 1 more likely text, above 1 wilder, 0 always the likeliest (default: 0.8)",
-    )
-    sample.add_argument("--seed", type=_number(int, 0), default=0, metavar="N", help="(default: 0)")
-
-    both = commands.add_parser(
-        "compare", help="draw the curves of runs and print a table", allow_abbrev=False
-    )
-    both.set_defaults(run=_compare)
-    both.add_argument("folders", nargs="+", metavar="RUN")
-    both.add_argument(
-        "--out", metavar="PNG", default="compare.png", help="the picture (default: compare.png)"
-    )
-
-    info = commands.add_parser(
-        "info", help="print the build, the processor tier and the threads", allow_abbrev=False
-    )
-    info.set_defaults(run=_info)
-    return parser
-
-
-def _number(kind, least, *, above=False, below=np.inf):
-    needed = f"a {'whole ' * (kind is int)}number {'above' if above else 'of at least'} {least}"
-    needed += f" and below {below}" * (below < np.inf)
-
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = np.nan
-        if not (least < value < below if above else least <= value < below):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {needed}")
-        return value
-
-    return parse
-
-
 def _require(command, *modules):
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
@@ -197,16 +64,12 @@ def _require(command, *modules):
 def _train(args):
     _require("fastnorm train", "matplotlib", "threadpoolctl", "tqdm")
     with contextlib.ExitStack() as locks:
-        return _run(_new(args, locks) if args.resume is None else _resumed(args, locks))
+        return _run(*(_new(args, locks) if args.resume is None else _resumed(args, locks)))
 
 
-def _run(jobs):
-    run, trainer = jobs[0]
-    training, held_out = len(trainer.streams.symbols), int(trainer.evaluation[2].sum()) + 1
-    print(
-        f"{training + held_out:,} characters, {len(trainer.settings.vocabulary)} different; "
-        f"the last {held_out:,} are held out"
-    )
+def _run(summary, jobs):
+    run = jobs[0][0]
+    print(summary)
     print(f"run folder: {run.path}", flush=True)
     with _Interrupt() as interrupt:
         finished = all(_fit(run, trainer, interrupt) for run, trainer in jobs)
@@ -216,31 +79,37 @@ def _run(jobs):
     print(f"picture: {run.picture_path}")
     if not finished:
         return 128 + interrupt.signal
-    print(f"text: fastnorm sample {run.path}")
+    if run.settings().task == "text":
+        print(f"text: fastnorm sample {run.path}")
     return 0
 
 
 def _new(args, locks):
-    text = data.read_text(args.files)
+    task = TASKS[args.task or "text"]
     given = {name: value for name in DEFAULTS if (value := getattr(args, name)) is not None}
-    values = DEFAULTS | given
+    for name in OF_TEXT:
+        if name in given and task.name != "text":
+            raise UserError(f"--{name.replace('_', '-')} belongs to text, and --task is {task.name}")
+    source = task.read(args.files)
+    values = task.defaults | given
     settings = Settings(
         **values,
-        norm=None if args.norm == "none" else "layer",
+        task=task.name,
+        norm=None if args.norm == "none" else args.norm or "layer",
         lr=args.lr or LEARNING_RATES[values["optimizer"]],
         compare=args.norm is None,
         files=tuple(str(Path(file).resolve()) for file in args.files),
-        fingerprint=data.fingerprint(text),
-        vocabulary=data.Vocabulary.of(text).characters,
+        fingerprint=task.fingerprint(source),
+        vocabulary=task.vocabulary(source),
         version=fastnorm.__version__,
     )
     path = _next_folder(Path("runs")) if args.out is None else Path(args.out)
-    jobs = [start(path, settings, text)]
+    jobs = [start(path, settings, source)]
     if settings.compare:
-        jobs.append(start(path / "plain", _plain(settings), text))
+        jobs.append(start(path / "plain", _plain(settings), source))
     for run, _ in jobs:
         locks.enter_context(run.locked())
-    return jobs
+    return task.summary(settings, source), jobs
 
 
 def _plain(settings):
@@ -258,7 +127,7 @@ def _resumed(args, locks):
     run = RunFolder.open(args.resume)
     locks.enter_context(run.locked())
     settings = run.settings()
-    for name in (*DEFAULTS, "lr"):
+    for name in (*DEFAULTS, "lr", "task"):
         given, stored = getattr(args, name), getattr(settings, name)
         longer = name == "steps" and settings.schedule == "constant"
         if given is not None and given != stored and not longer:
@@ -268,25 +137,27 @@ def _resumed(args, locks):
     if args.norm is not None and (settings.compare or args.norm != (settings.norm or "none")):
         started = "both norms" if settings.compare else f"norm = {settings.norm or 'none'}"
         raise UserError(f"{args.resume} was started with {started}, and cannot go on with {args.norm} alone")
-    text = data.read_text(args.files or settings.files)
-    jobs = [resume(args.resume, text, args.steps)]
+    task = TASKS[settings.task]
+    source = task.read(args.files or settings.files)
+    jobs = [resume(args.resume, source, args.steps)]
     if settings.compare:
         plain = Path(args.resume) / "plain"
         # The plain folder is missing only if the run was killed in the moment before it was made.
         if plain.exists():
             locks.enter_context(RunFolder.open(plain).locked())
-            jobs.append(resume(plain, text, args.steps))
+            jobs.append(resume(plain, source, args.steps))
         else:
-            jobs.append(start(plain, _plain(settings), text))
+            jobs.append(start(plain, _plain(settings), source))
             locks.enter_context(jobs[-1][0].locked())
-    return jobs
+    return task.summary(settings, source), jobs
 
 
 def _fit(run, trainer, interrupt):
     from tqdm import tqdm
 
-    settings = trainer.settings
-    per_step = settings.batch * settings.length
+    settings = run.settings()
+    task = TASKS[settings.task]
+    per_step = task.items_per_step(settings)
     begun = trainer.steps, trainer.seconds
     shown = {}
     bar = tqdm(
@@ -298,15 +169,16 @@ def _fit(run, trainer, interrupt):
         bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
     )
 
-    def report(bits, held_out):
-        # A running average over about ten steps: single pieces of text differ too much to read.
-        shown["bits"] = 0.9 * shown.get("bits", bits) + 0.1 * bits
-        if held_out is not None:
-            shown["held out"] = f", held out {held_out:.3f}"
+    def report(loss, measured):
+        # A running average over about ten steps: single batches differ too much to read.
+        shown["loss"] = 0.9 * shown.get("loss", loss) + 0.1 * loss
+        if measured is not None:
+            shown["held out"] = f", held out {task.scale * measured.loss:.3f}"
+            if task.name != "text":
+                shown["held out"] += f" ({measured.accuracy:.2%} right)"
         speed = (trainer.steps - begun[0]) * per_step / (trainer.seconds - begun[1])
         bar.set_postfix_str(
-            f"loss {shown['bits'] * np.log(2):.3f}, {shown['bits']:.3f} bits/char"
-            f"{shown.get('held out', '')}, {speed:,.0f} char/s",
+            f"{shown['loss']:.3f} {task.unit}{shown.get('held out', '')}, {speed:,.0f} {task.item}/s",
             refresh=False,
         )
         bar.update()

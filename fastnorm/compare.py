@@ -1,7 +1,9 @@
 """Runs side by side: a table of figures at equal steps, and their curves."""
 
+from .errors import UserError
 from .plot import Curve, draw
 from .runs import RunFolder
+from .tasks import TASKS
 
 # Settings that say where a run came from, not what it computed.
 INCIDENTAL = ("compare", "files", "norm", "vocabulary", "version", "log_every", "evaluate_every", "threads")
@@ -18,18 +20,25 @@ def compare(paths, picture, title=None):
     Raises
     ------
     UserError
-        When a path is not a run folder.
+        When a path is not a run folder, or the runs are of different tasks.
     """
     runs = [RunFolder.open(path) for path in paths]
     settings = [run.settings() for run in runs]
+    for run, each in zip(runs, settings, strict=True):
+        if each.task != settings[0].task:
+            raise UserError(
+                f"{runs[0].path} was trained on {settings[0].task} and {run.path} on {each.task}; "
+                f"only runs of one task can be compared"
+            )
+    task = TASKS[settings[0].task]
     metrics = [run.metrics() for run in runs]
     names = [norm_name(each) for each in settings]
     if len(set(names)) < len(names):
         names = [f"{name} ({run.path})" for name, run in zip(names, runs, strict=True)]
-    curves = [Curve.of(*each) for each in zip(names, metrics, strict=True)]
+    curves = [Curve.of(*each, task.key) for each in zip(names, metrics, strict=True)]
     shown = [str(run.path.resolve()) for run in runs]
-    draw(picture, curves, title or describe(settings[0]), shown)
-    lines = [_table(runs, settings, curves, metrics)]
+    draw(picture, curves, title or describe(settings[0]), shown, task.curve)
+    lines = [_table(task, runs, settings, curves, metrics)]
     if len(runs) > 1:
         lines += _difference(runs, curves)
         lines += _other_settings(settings)
@@ -43,23 +52,33 @@ def norm_name(settings):
 
 def describe(settings):
     """One line on what was trained, for the head of a picture."""
-    what = (
-        ", ".join(name.replace("\\", "/").rsplit("/", 1)[-1] for name in settings.files)
-        or "Emma (in the package)"
-    )
-    what = what if len(what) <= 60 else what[:57] + "..."
+    task = TASKS[settings.task]
+    layers = f"{settings.layers} x " if settings.layers > 1 else ""
+    at_once = f"{settings.batch} x {settings.length} characters" if settings.length else f"{settings.batch}"
     return (
-        f"Character LSTM on {what}: {settings.hidden} units, {settings.batch} x {settings.length} characters "
-        f"a step, {settings.optimizer} {settings.lr:g}, seed {settings.seed}"
+        f"{settings.cell.upper()} on {task.title(settings)}: "
+        f"{layers}{settings.hidden} units, {at_once} a step, {settings.optimizer} {settings.lr:g}, "
+        f"seed {settings.seed}"
     )
 
 
-def _table(runs, settings, curves, metrics):
-    rows = [("run", "norm", "step", "training", "held out", "characters/s", "seconds")]
+def _table(task, runs, settings, curves, metrics):
+    accuracy = any(curve.accuracy for curve in curves)
+    rows = [
+        (
+            "run",
+            "norm",
+            "step",
+            "training",
+            "held out",
+            *["accuracy"] * accuracy,
+            f"{task.items}/s",
+            "seconds",
+        )
+    ]
     for run, each, curve, lines in zip(runs, settings, curves, metrics, strict=True):
         step = lines[-1]["step"] if lines else 0
         seconds = lines[-1].get("seconds", 0) if lines else 0
-        speed = f"{step * each.batch * each.length / seconds:,.0f}" if seconds else "-"
         rows.append(
             (
                 str(run.path),
@@ -67,7 +86,8 @@ def _table(runs, settings, curves, metrics):
                 f"{step:,}",
                 _last(curve.train),
                 _last(curve.held_out),
-                speed,
+                *[f"{curve.accuracy[-1][1]:.2%}" if curve.accuracy else "-"] * accuracy,
+                f"{step * task.items_per_step(each) / seconds:,.0f}" if seconds else "-",
                 f"{seconds:.1f}",
             )
         )
@@ -79,7 +99,8 @@ def _table(runs, settings, curves, metrics):
         )
         for row in rows
     ]
-    return "\n".join(line.rstrip() for line in [*lines, "(training and held out: bits per character)"])
+    unit = "bits per character" if task.key == "bpc" else "cross-entropy in nats"
+    return "\n".join(line.rstrip() for line in [*lines, f"(training and held out: {unit})"])
 
 
 def _last(points):

@@ -1,7 +1,4 @@
-"""Text in, batches out: reading, the vocabulary, the held-out part, streams for truncated backpropagation.
-
-Shape letters: T time steps, B batch rows.
-"""
+"""Text: reading, the vocabulary, the held-out part."""
 
 import hashlib
 from importlib import resources
@@ -90,74 +87,3 @@ def split(symbols, held_out):
     """The training part and the held-out part, which is the last share `held_out` of the symbols."""
     cut = len(symbols) - round(len(symbols) * held_out)
     return symbols[:cut], symbols[cut:]
-
-
-class Streams:
-    """B places that read through the symbols side by side, T steps at a time, each predicting what follows.
-
-    When a pass ends, the next one begins at an offset drawn from `rng`, so that the pieces are cut elsewhere.
-
-    Parameters
-    ----------
-    symbols : ndarray of int, (n,)
-    batch, length : int
-        B and T.
-    rng : numpy.random.Generator
-
-    Raises
-    ------
-    UserError
-        When there are not enough symbols for one piece at any offset: fewer than (B + 1) T.
-    """
-
-    def __init__(self, symbols, batch, length, rng):
-        needed = (batch + 1) * length
-        if len(symbols) < needed:
-            raise UserError(
-                f"the text is too short: its training part has {len(symbols)} characters, and --batch "
-                f"{batch} with --length {length} needs at least {needed}"
-            )
-        self.symbols, self.batch, self.length, self.rng = symbols, batch, length, rng
-        self.offset = self.done = 0
-
-    @property
-    def pieces(self):
-        """How many pieces of T steps this pass holds."""
-        return (len(self.symbols) - 1 - self.offset) // self.batch // self.length
-
-    def next(self):
-        """The next piece.
-
-        Returns
-        -------
-        x, target : ndarray of int, (T, B)
-        fresh : bool
-            True when a pass begins, where the net's state needs to start from zeros.
-        """
-        if self.done == self.pieces:
-            self.offset = int(self.rng.integers(self.length))
-            self.done = 0
-        stream = (len(self.symbols) - 1 - self.offset) // self.batch
-        first = self.offset + self.done * self.length + stream * np.arange(self.batch)
-        index = first + np.arange(self.length)[:, None]
-        fresh = self.done == 0
-        self.done += 1
-        return self.symbols[index], self.symbols[index + 1], fresh
-
-
-def evaluation_streams(symbols, batch):
-    """All symbols but the first as targets, each exactly once, cut into `batch` equal streams.
-
-    Returns
-    -------
-    x, target : ndarray of int, (n, batch)
-    counts : ndarray of bool, (n, batch)
-        False where the last streams are padded.
-    """
-    total = len(symbols) - 1
-    batch = min(batch, total)
-    steps = -(-total // batch)
-    index = np.arange(steps)[:, None] + steps * np.arange(batch)
-    counts = index < total
-    index = np.minimum(index, total - 1)
-    return symbols[index], symbols[index + 1], counts

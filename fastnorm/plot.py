@@ -1,4 +1,4 @@
-"""Learning curves: bits per character against the steps of training, for one run or several."""
+"""Learning curves: loss and accuracy against the steps of training, for one run or several."""
 
 import dataclasses
 import json
@@ -19,19 +19,23 @@ class Curve:
     ----------
     label : str
     train, held_out : list of (int, float)
-        Steps done and bits per character.
+        Steps done and loss.
+    accuracy : list of (int, float)
+        Steps done and the share that is right, held out; empty where there are no classes.
     """
 
     label: str
     train: list
     held_out: list
+    accuracy: list
 
     @classmethod
-    def of(cls, label, metrics):
-        """The curve in the lines of metrics of a run."""
-        train = [(line["step"], line["train_bpc"]) for line in metrics if "train_bpc" in line]
-        held_out = [(line["step"], line["held_out_bpc"]) for line in metrics if "held_out_bpc" in line]
-        return cls(label, train, held_out)
+    def of(cls, label, metrics, key):
+        """The curve in the lines of metrics of a run, whose loss is called `key` there."""
+        names = f"train_{key}", f"held_out_{key}", "held_out_accuracy"
+        return cls(
+            label, *([(line["step"], line[name]) for line in metrics if name in line] for name in names)
+        )
 
 
 def runs_shown(path):
@@ -45,8 +49,8 @@ def runs_shown(path):
         return None
 
 
-def draw(path, curves, title, runs):
-    """Write a PNG with the training and the held-out bits per character of all `curves`.
+def draw(path, curves, title, runs, unit):
+    """Write a PNG with the training and the held-out loss of all `curves`, and accuracies beside them.
 
     Parameters
     ----------
@@ -55,55 +59,73 @@ def draw(path, curves, title, runs):
     title : str
     runs : list of str
         The folders of the runs, which the picture remembers.
+    unit : str
+        What the loss is, for its axis.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
-    from matplotlib.ticker import MaxNLocator
 
-    figure, axes = pyplot.subplots(figsize=(8, 5), dpi=120, layout="constrained")
+    panels = 1 + any(curve.accuracy for curve in curves)
+    figure, axes = pyplot.subplots(
+        1, panels, figsize=(8 if panels == 1 else 12, 5), dpi=120, layout="constrained", squeeze=False
+    )
+    _losses(axes[0, 0], curves, unit)
+    if panels == 2:
+        _accuracies(axes[0, 1], curves)
+    figure.suptitle(title, fontsize=10)
+    try:
+        shown = {SHOWN: json.dumps(runs)}
+        write_atomically(path, lambda file: figure.savefig(file, format="png", metadata=shown))
+    finally:
+        pyplot.close(figure)
+
+
+def _losses(axes, curves, unit):
     for number, curve in enumerate(curves):
-        colour = COLOURS[number % len(COLOURS)]
         if curve.train:
-            axes.plot(
-                *zip(*curve.train, strict=True),
-                color=colour,
-                alpha=0.45,
-                linewidth=1,
-                label=f"{curve.label}: training",
-            )
+            label = f"{curve.label}: training"
+            _line(axes, number, curve.train, label, alpha=0.45, linewidth=1)
         if curve.held_out:
-            step, bits = curve.held_out[-1]
-            axes.plot(
-                *zip(*curve.held_out, strict=True),
-                color=colour,
-                linewidth=1.8,
-                marker="o",
-                markersize=4,
-                label=f"{curve.label}: held out, {bits:.3f} at step {step:,}",
-            )
-    # The first steps, where every curve falls from log2 of the vocabulary, would flatten all that follows.
+            step, loss = curve.held_out[-1]
+            label = f"{curve.label}: held out, {loss:.3f} at step {step:,}"
+            _line(axes, number, curve.held_out, label, linewidth=1.8, marker="o", markersize=4)
+    # The first steps, from which every curve falls, would flatten all that follows.
     after = [
-        bits
+        loss
         for curve in curves
         for points in (curve.train, curve.held_out)
-        for step, bits in points
+        for step, loss in points
         if step * 20 >= points[-1][0]
     ]
     if after:
         room = 0.05 * (max(after) - min(after)) or 0.1
         axes.set_ylim(min(after) - room, max(after) + room)
+    _finish(axes, unit)
+
+
+def _accuracies(axes, curves):
+    for number, curve in enumerate(curves):
+        if curve.accuracy:
+            step, share = curve.accuracy[-1]
+            label = f"{curve.label}: held out, {share:.2%} at step {step:,}"
+            _line(axes, number, curve.accuracy, label, linewidth=1.8, marker="o", markersize=4)
+    _finish(axes, "share that is right (higher is better)")
+
+
+def _line(axes, number, points, label, **options):
+    colour = COLOURS[number % len(COLOURS)]
+    axes.plot(*zip(*points, strict=True), color=colour, label=label, **options)
+
+
+def _finish(axes, unit):
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("steps of training")
-    axes.set_ylabel("bits per character (lower is better)")
-    axes.set_title(title, fontsize=10)
+    axes.set_ylabel(unit)
     axes.grid(alpha=0.25)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, fontsize=9)
-    shown = {SHOWN: json.dumps(runs)}
-    try:
-        write_atomically(path, lambda file: figure.savefig(file, format="png", metadata=shown))
-    finally:
-        pyplot.close(figure)

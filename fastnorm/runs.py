@@ -26,19 +26,26 @@ from .errors import UserError
 class Settings:
     """All that determines a run's numbers, as `settings.json` stores it."""
 
+    task: str
     norm: str | None
+    cell: str
+    layers: int
+    dropout: float
     steps: int
     batch: int
-    length: int
+    length: int | None
     hidden: int
-    embed: int
+    embed: int | None
     optimizer: str
     lr: float
     schedule: str
+    warmup: int
     momentum: float
+    weight_decay: float
     clip: float
+    patience: int | None
     seed: int
-    held_out: float
+    held_out: float | None
     log_every: int
     evaluate_every: int
     threads: int
@@ -72,8 +79,8 @@ class Settings:
 def _has_type(value, kind):
     if kind == tuple[str, ...]:
         return isinstance(value, list) and all(isinstance(each, str) for each in value)
-    if kind is float:
-        kind = int | float
+    if kind in (float, float | None):
+        kind = int | kind
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 

@@ -76,6 +76,15 @@ class Recurrent(Layer):
                 )
                 self.buffers.update((name + suffix, value) for name, value in kept.items())
 
+    @property
+    def momentum(self):
+        """The share of the batch in batch norm's running statistics after a call in training."""
+        return self._spec.momentum
+
+    @momentum.setter
+    def momentum(self, value):
+        self._spec = self._spec._replace(momentum=float(value))
+
     def __call__(self, x, state=None, lengths=None, training=True):
         """Run over a batch of sequences.
 
