@@ -29,7 +29,7 @@ def load_openmp():
         )
         return
     _openmp, _openmp_state = module, "loaded"
-    _norm.use_runner(module.runner)
+    _norm.use_threads(module.allowed_capsule)
 
 
 def _runtime_path():

@@ -53,6 +53,5 @@ cdef extern from "job.h" nogil:
     int fn_backward(fn_job *job) noexcept
 
 cdef extern from "parallel.h" nogil:
-    ctypedef void fn_task(void *context, Py_ssize_t task, int worker) noexcept
-    ctypedef void fn_runner(int workers, Py_ssize_t tasks, fn_task *run, void *context) noexcept
-    void fn_parallel_use(fn_runner *runner) noexcept
+    ctypedef int fn_allowed() noexcept
+    void fn_parallel_use(fn_allowed *allowed) noexcept

@@ -85,12 +85,9 @@ COMPILER = FN_COMPILER.decode()
 VERSION = FN_VERSION.decode()
 
 
-def use_runner(capsule):
-    """Run tasks through the runner in this capsule of _openmp; None: serially."""
-    cdef void *runner = NULL
-    if capsule is not None:
-        runner = PyCapsule_GetPointer(capsule, "fastnorm.runner")
-    fn_parallel_use(<fn_runner *> runner)
+def use_threads(capsule):
+    """Use as many threads as the function in this capsule of _openmp allows; without this call, one."""
+    fn_parallel_use(<fn_allowed *> PyCapsule_GetPointer(capsule, "fastnorm.allowed"))
 
 
 # ---- layouts ----------------------------------------------------------------------------------------------------

@@ -1,24 +1,28 @@
-"""The one place where threads are started.
+"""What the OpenMP runtime says about threads: how many this caller may have.
 
-Linked with the compiler's OpenMP runtime; `_norm` is not. Where this module cannot be loaded, fastnorm stays serial.
+fastnorm's helpers (pool.c) are no OpenMP team, whose every region ends by waiting for its slowest thread, even for one
+that found no work. But they keep to what OpenMP knows: inside a parallel region there are none, and a number set on the
+runtime (omp_set_num_threads, threadpoolctl) holds for them too. Where this module cannot be loaded, fastnorm is serial.
 """
 
 cimport openmp
 from cpython.pycapsule cimport PyCapsule_New
-from cython.parallel cimport prange, threadid
+from libc.limits cimport INT_MAX
 
-from _job cimport fn_task
+cdef int usual = openmp.omp_get_max_threads()
 
 
-cdef void run(int workers, Py_ssize_t tasks, fn_task *task, void *context) noexcept nogil:
-    cdef Py_ssize_t i
+cdef int allowed() noexcept nogil:
+    """A number below what the runtime had at import is a limit that somebody set; any other one is nobody's wish."""
     if openmp.omp_in_parallel():
-        for i in range(tasks):
-            task(context, i, 0)
-        return
-    # Dynamic: a core that another process keeps busy takes fewer tasks instead of holding up the rest.
-    for i in prange(tasks, schedule="dynamic", num_threads=workers):
-        task(context, i, threadid())
+        return 1
+    cdef int now = openmp.omp_get_max_threads()
+    return now if now < usual else INT_MAX
 
 
-runner = PyCapsule_New(<void *> run, "fastnorm.runner", NULL)
+def limit():
+    """The most threads that the OpenMP runtime allows to a kernel called here."""
+    return allowed()
+
+
+allowed_capsule = PyCapsule_New(<void *> allowed, "fastnorm.allowed", NULL)

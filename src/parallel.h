@@ -5,17 +5,16 @@
 #include <stddef.h>
 
 typedef void fn_task(void *context, ptrdiff_t task, int worker);
-typedef void fn_runner(int workers, ptrdiff_t tasks, fn_task *run, void *context);
+typedef int fn_allowed(void);
 
-/* The OpenMP module, if it can be loaded, hands in its runner (_openmp.pyx); NULL: serial. A child forked after the
- * runner was first used goes on serially, since libgomp would wait there for threads that only the parent has. */
-void fn_parallel_use(fn_runner *runner);
-
-/* run(context, 0..tasks-1, worker), worker < workers; one worker enters no parallel region at all. Callers that run at
- * the same time share their workers instead of adding them up. */
-void fn_parallel(int workers, ptrdiff_t tasks, fn_task *run, void *context);
+/* Without this everything is serial. `allowed` is asked for the most threads that a caller may have at the moment. */
+void fn_parallel_use(fn_allowed *allowed);
 
 /* how many workers `bytes` of memory traffic are worth: none is woken for less than its wake-up costs */
 int fn_workers(int threads, ptrdiff_t tasks, ptrdiff_t bytes);
+
+/* run(context, 0..tasks-1, worker), worker < workers, as told by fn_workers; with 1 it is a plain loop. Callers that run
+ * at the same time share their workers instead of adding them up. A forked child makes threads of its own. */
+void fn_parallel(int workers, ptrdiff_t tasks, fn_task *run, void *context);
 
 #endif

@@ -1,0 +1,285 @@
+#define _GNU_SOURCE /* sched_getcpu, pthread_setname_np */
+#include "helpers.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <time.h>
+
+#include "wait.h"
+
+#ifdef __linux__
+#include <sched.h>
+#endif
+
+enum {
+    MAX_JOBS = 64, /* callers beyond these work alone */
+    STACK_BYTES = 1 << 20,
+    SPIN_NS = 50000,     /* about what it costs to wake a sleeping thread */
+    NOTICED_NS = 100000, /* a helper that is late by less is not late */
+    REST_FACTOR = 16,    /* for the time that a caller lost by waiting it is spared the same many times over */
+    MAX_REST_NS = 125000000,
+    RETRY_NS = 1000000000, /* before threads are asked for again, when there were none to be had */
+};
+
+/* job.state: the helpers inside, the places left for more, and two flags */
+#define INSIDE 0x7fffu
+#define PLACE 0x8000u
+#define PLACES (INSIDE * PLACE)
+#define WAITED_FOR 0x40000000u /* the caller sleeps until the last helper leaves */
+
+typedef struct {
+    _Alignas(128) atomic_uint state;
+    atomic_int taken; /* by a caller, */
+    atomic_int cpu;   /* who runs here */
+    int workers;
+    ptrdiff_t tasks;
+    fn_task *run;
+    void *context;
+    atomic_llong closed; /* when the caller had nothing more to do; 0: it has */
+    _Alignas(128) atomic_ptrdiff_t next;
+} job;
+
+static job jobs[MAX_JOBS];
+static atomic_uint posted;    /* counts jobs; what idle helpers watch */
+static atomic_int sleeping;   /* helpers in the kernel, */
+static atomic_int spinning;   /* and those still awake */
+static atomic_int busy;       /* callers and helpers at work */
+static atomic_int made;       /* helpers there are */
+static atomic_int making;     /* some caller makes helpers */
+static atomic_llong retry_at; /* when to ask for threads again */
+
+static int64_t now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static int64_t cpu_time(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static int this_cpu(void) {
+#ifdef __linux__
+    return sched_getcpu();
+#else
+    return -1;
+#endif
+}
+
+static void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+/* whether *word becomes something else within SPIN_NS */
+static int spin_while(atomic_uint *word, unsigned value) {
+    const int64_t end = now() + SPIN_NS;
+    do {
+        for (int i = 0; i < 32; i++) {
+            if (atomic_load_explicit(word, memory_order_acquire) != value) return 1;
+            relax();
+        }
+    } while (now() < end);
+    return 0;
+}
+
+/* A helper that is woken while every processor has work may find itself on its caller's, which it would only take from
+ * it. Returns whether it is on another one now. */
+static int move_off(int cpu) {
+#ifdef __linux__
+    cpu_set_t allowed, others;
+    if (cpu < 0 || sched_getcpu() != cpu) return 1;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) || cpu >= CPU_SETSIZE) return 0;
+    others = allowed;
+    CPU_CLR(cpu, &others);
+    if (!CPU_COUNT(&others) || sched_setaffinity(0, sizeof others, &others)) return 0;
+    sched_setaffinity(0, sizeof allowed, &allowed);
+    return sched_getcpu() != cpu;
+#else
+    (void)cpu;
+    return 1;
+#endif
+}
+
+/* ---- helpers ---------------------------------------------------------------------------------------------------- */
+
+/* A helper that was kept from running while a caller waited for it rests, longer each time in a row. */
+typedef struct {
+    int64_t length, until;
+} rest;
+
+static void tire(rest *r, int64_t lost) {
+    const int64_t t = now(), again = t - r->until < 4 * r->length ? 2 * r->length : 0;
+    r->length = REST_FACTOR * lost > again ? REST_FACTOR * lost : again;
+    if (r->length > MAX_REST_NS) r->length = MAX_REST_NS;
+    r->until = t + r->length;
+}
+
+/* Takes a place, and by that keeps the job where it is. Returns how many there were: none, and the helper is not in. */
+static int enter(job *j) {
+    unsigned state = atomic_load_explicit(&j->state, memory_order_relaxed);
+    while (state & PLACES)
+        if (atomic_compare_exchange_weak(&j->state, &state, state - PLACE + 1)) return (int)((state & PLACES) / PLACE);
+    return 0;
+}
+
+static void leave(job *j) {
+    if (atomic_fetch_sub(&j->state, 1) == (WAITED_FOR | 1)) fn_wake(&j->state, 1);
+}
+
+/* The job's tasks as they come, until none is left or so many callers have come that the processors are all taken. */
+static void work(job *j, int worker) {
+    ptrdiff_t task;
+    while ((task = atomic_fetch_add_explicit(&j->next, 1, memory_order_relaxed)) < j->tasks) {
+        j->run(j->context, task, worker);
+        if (worker && atomic_load_explicit(&busy, memory_order_relaxed) > j->workers) return;
+    }
+}
+
+/* Returns what time a caller lost by waiting for this helper while the helper was kept from running. */
+static int64_t help_with(job *j) {
+    int64_t lost = 0;
+    if (!(atomic_load_explicit(&j->state, memory_order_relaxed) & PLACES)) return 0;
+    if (!move_off(atomic_load_explicit(&j->cpu, memory_order_relaxed))) return 0;
+    const int places = enter(j);
+    if (!places) return 0;
+    if (atomic_fetch_add(&busy, 1) < j->workers) {
+        const int64_t begun = now(), used = cpu_time();
+        work(j, j->workers - places);
+        const int64_t closed = atomic_load(&j->closed);
+        if (closed) {
+            const int64_t end = now(), late = end - closed;
+            const int64_t robbed = late > NOTICED_NS ? (end - begun) - (cpu_time() - used) : 0;
+            if (robbed > NOTICED_NS) lost = late < robbed ? late : robbed;
+        }
+    }
+    atomic_fetch_sub(&busy, 1);
+    leave(j);
+    return lost;
+}
+
+static void *helper(void *unused) {
+    rest r = {0};
+    (void)unused;
+    for (;;) {
+        const unsigned seen = atomic_load(&posted);
+        int64_t lost = 0;
+        for (int i = 0; i < MAX_JOBS && !lost; i++) lost = help_with(&jobs[i]);
+        if (lost) {
+            tire(&r, lost);
+            fn_sleep(r.length);
+            continue;
+        }
+        atomic_fetch_add(&spinning, 1);
+        const int more = spin_while(&posted, seen);
+        atomic_fetch_sub(&spinning, 1);
+        if (more) continue;
+        atomic_fetch_add(&sleeping, 1);
+        fn_wait(&posted, seen);
+        atomic_fetch_sub(&sleeping, 1);
+    }
+    return NULL;
+}
+
+/* ---- callers ---------------------------------------------------------------------------------------------------- */
+
+/* Signals are the caller's business, so helpers are born with all of them blocked. */
+static int make_one(void) {
+    pthread_t thread;
+    pthread_attr_t how;
+    sigset_t all, before;
+    if (pthread_attr_init(&how)) return 0;
+    pthread_attr_setdetachstate(&how, PTHREAD_CREATE_DETACHED);
+    pthread_attr_setstacksize(&how, STACK_BYTES);
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int failed = pthread_create(&thread, &how, helper, NULL);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&how);
+#ifdef __linux__
+    if (!failed) pthread_setname_np(thread, "fastnorm");
+#endif
+    return !failed;
+}
+
+static void make_helpers(int wanted) {
+    if (atomic_load(&made) >= wanted || now() < atomic_load(&retry_at) || atomic_exchange(&making, 1)) return;
+    while (atomic_load(&made) < wanted) {
+        if (!make_one()) {
+            atomic_store(&retry_at, now() + RETRY_NS);
+            break;
+        }
+        atomic_fetch_add(&made, 1);
+    }
+    atomic_store(&making, 0);
+}
+
+static job *take_job(void) {
+    for (int i = 0; i < MAX_JOBS; i++)
+        if (!atomic_load_explicit(&jobs[i].taken, memory_order_relaxed) && !atomic_exchange(&jobs[i].taken, 1))
+            return &jobs[i];
+    return NULL;
+}
+
+static void post(job *j, int helpers) {
+    atomic_store(&j->state, (unsigned)helpers * PLACE);
+    atomic_fetch_add(&posted, 1);
+    const int asleep = atomic_load(&sleeping), wanted = helpers - atomic_load(&spinning);
+    if (asleep > 0 && wanted > 0) fn_wake(&posted, wanted);
+}
+
+static void close_and_wait(job *j) {
+    unsigned state = atomic_fetch_and(&j->state, ~PLACES) & ~PLACES;
+    if (state) atomic_store(&j->closed, now());
+    for (; state & INSIDE; state = atomic_load(&j->state)) {
+        if (spin_while(&j->state, state)) continue;
+        if (state & WAITED_FOR || atomic_compare_exchange_strong(&j->state, &state, state | WAITED_FOR))
+            fn_wait(&j->state, state | WAITED_FOR);
+    }
+}
+
+void fn_helpers_run(int workers, ptrdiff_t tasks, fn_task *run, void *context) {
+    job *j = NULL;
+    if (workers > tasks) workers = (int)tasks;
+    /* what other callers have at work is taken off, so that many callers share the processors */
+    if (atomic_fetch_add(&busy, 1) + 1 < workers) {
+        make_helpers(workers - 1);
+        if (atomic_load(&made)) j = take_job();
+    }
+    if (j) {
+        j->workers = workers;
+        j->tasks = tasks;
+        j->run = run;
+        j->context = context;
+        atomic_store(&j->cpu, this_cpu());
+        atomic_store(&j->closed, 0);
+        atomic_store(&j->next, 0);
+        post(j, workers - 1);
+        work(j, 0);
+        close_and_wait(j);
+        atomic_store(&j->taken, 0);
+    } else {
+        for (ptrdiff_t task = 0; task < tasks; task++) run(context, task, 0);
+    }
+    atomic_fetch_sub(&busy, 1);
+}
+
+void fn_helpers_forget(void) {
+    for (int i = 0; i < MAX_JOBS; i++) {
+        atomic_store(&jobs[i].state, 0);
+        atomic_store(&jobs[i].taken, 0);
+    }
+    atomic_store(&sleeping, 0);
+    atomic_store(&spinning, 0);
+    atomic_store(&busy, 0);
+    atomic_store(&made, 0);
+    atomic_store(&making, 0);
+    atomic_store(&retry_at, 0);
+}

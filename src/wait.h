@@ -1,0 +1,12 @@
+/* Sleeping until a word changes: the kernel's futex, elsewhere one lock for all. */
+#ifndef FN_WAIT_H
+#define FN_WAIT_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+void fn_wait(atomic_uint *word, unsigned value); /* while *word is value; may also return for no reason */
+void fn_wake(atomic_uint *word, int threads);    /* so many of those that wait */
+void fn_sleep(int64_t nanoseconds);
+
+#endif
