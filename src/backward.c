@@ -165,13 +165,11 @@ static void run(fn_backward_job *b, int workers) {
     }
 }
 
-static void add_parts(const fn_backward_job *b, const double *parts, ptrdiff_t n, void *out) {
+static void add_parts(const fn_backward_job *b, double *parts, ptrdiff_t n, void *out) {
     const ptrdiff_t count = b->shared ? 1 : b->parts;
-    for (ptrdiff_t i = 0; i < n; i++) {
-        double sum = parts[i];
-        for (ptrdiff_t p = 1; p < count; p++) sum += parts[p * n + i];
-        fn_set(b->job, out, i, sum);
-    }
+    for (ptrdiff_t p = 1; p < count; p++)
+        for (ptrdiff_t i = 0; i < n; i++) parts[i] += parts[p * n + i];
+    for (ptrdiff_t i = 0; i < n; i++) fn_set(b->job, out, i, parts[i]);
 }
 
 /* What the sums are for, and how parameter gradients are come by. Nothing here looks at the number of threads, except

@@ -66,13 +66,19 @@ static void add_elements(const fn_backward_job *b, const fn_block *k, const fn_i
         const fn_dots q = {.mean = param_row(p.mean, r, size),
                            .rstd = param_row(p.rstd, r, size),
                            .shift = param_row(p.shift, r, size)};
-        const size_t bytes = (size_t)k->width * sizeof(double);
-        memset(w->columns.g, 0, bytes);
-        memset(w->columns.gx, 0, bytes);
-        verbs->dots_cols(tile_row(in->dy, r), tile_row(x, r), tile_row(in->mask, r), rows, k->width, &q, w->work,
-                         w->columns);
-        for (ptrdiff_t j = 0; sum_g && j < k->width; j++) sum_g[at + r * row_step + j * step] += w->columns.g[j];
-        for (ptrdiff_t j = 0; sum_gx && j < k->width; j++) sum_gx[at + r * row_step + j * step] += w->columns.gx[j];
+        fn_sums into = w->columns; /* what the caller does not want */
+        const ptrdiff_t first = at + r * row_step;
+        if (step == 1) {
+            if (sum_g) into.g = sum_g + first;
+            if (sum_gx) into.gx = sum_gx + first;
+        } else {
+            memset(into.g, 0, (size_t)k->width * sizeof(double));
+            memset(into.gx, 0, (size_t)k->width * sizeof(double));
+        }
+        verbs->dots_cols(tile_row(in->dy, r), tile_row(x, r), tile_row(in->mask, r), rows, k->width, &q, w->work, into);
+        if (step == 1) continue;
+        for (ptrdiff_t j = 0; sum_g && j < k->width; j++) sum_g[first + j * step] += into.g[j];
+        for (ptrdiff_t j = 0; sum_gx && j < k->width; j++) sum_gx[first + j * step] += into.gx[j];
     }
 }
 

@@ -10,7 +10,7 @@ enum {
     CHUNK_BYTES = 131072,      /* the least that is handed to a thread at a time */
     MAX_CHUNKS = 64,
     TILE_BYTES = 8192,           /* many short rows: what stays in L1 between statistics and result */
-    BACKWARD_TILE_BYTES = 32768, /* and enough rows for the column sums of a parameter's gradient */
+    BACKWARD_TILE_BYTES = 65536, /* and enough rows for the column sums of a parameter's gradient */
     TILE_ROWS = 128,
 };
 
