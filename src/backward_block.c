@@ -130,7 +130,7 @@ fn_scalars fn_scalars_of(const fn_backward_job *b, double g, double gx, double x
     if (job->centre && b->has_x) s.shift = x / count;
     if (job->scale) s.c2 = (gx - s.shift * g) / count;
     if (job->centre) s.c1 = g / count;
-    s.c1 -= s.shift * s.c2; /* xhat - shift, folded: (g - c1) - xhat * c2 */
+    if (job->scale) s.c1 -= s.shift * s.c2; /* xhat - shift, folded: (g - c1) - xhat * c2 */
     return s;
 }
 

@@ -43,6 +43,19 @@ static int next(walk *w, double *value, int *inside, int *more) {
     return 1;
 }
 
+/* A sum that carries what its additions round away: in double there is no wider type to lean on (Neumaier 1974). */
+typedef struct {
+    double high, low;
+} exact_sum;
+
+static void add(exact_sum *s, double value) {
+    const double high = s->high + value;
+    s->low += fabs(s->high) >= fabs(value) ? (s->high - high) + value : (value - high) + s->high;
+    s->high = high;
+}
+
+static double total(exact_sum s) { return s.high + s.low; }
+
 #define EACH(value, BODY)                                                                                              \
     do {                                                                                                               \
         walk w = walk_slice(job, offset);                                                                              \
@@ -74,24 +87,24 @@ fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
             largest = fabs(v);
         }
     });
-    if (has_nan || has_inf) return not_finite(job, unusual, has_nan || isnan(unusual));
+    if (has_nan || has_inf) return not_finite(job, unusual, has_nan);
 
     /* x * 2^-e is within 1, and exact but for what falls 2^1000 below the largest */
     int e = largest > 0 ? ilogb(largest) + 1 : 0;
-    double m = 0, s = 0, q = 0;
+    exact_sum first = {0}, s = {0}, q = {0};
+    double m = 0;
     if (job->centre) {
         c = ldexp(c, -e);
-        double sum = 0;
-        EACH(v, sum += ldexp(v, -e) - c;);
-        m = c + sum / count;
+        EACH(v, add(&first, ldexp(v, -e) - c););
+        m = c + total(first) / count;
     }
     EACH(v, {
         double d = ldexp(v, -e) - m;
-        s += d;
-        q += d * d;
+        add(&s, d);
+        add(&q, d * d);
     });
-    if (!job->centre) s = 0;
-    double rest = s / count, mean = m + rest, var = (q - s * rest) / count;
+    const double sum = job->centre ? total(s) : 0;
+    double rest = sum / count, mean = m + rest, var = (total(q) - sum * rest) / count;
     if (var < 0) var = 0;
     fn_slice out = {.mean = ldexp(mean, e), .comp = ldexp(rest - (mean - m), e), .prescale = 1};
     out.var = ldexp(var, 2 * e);
@@ -101,7 +114,7 @@ fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
     int k = 0;
     if (!job->scale) {
         root = 1;
-    } else if (e > 0 || job->eps == 0) {
+    } else if ((e > 0 && var > 0) || job->eps == 0) {
         root = 1 / sqrt(var + ldexp(job->eps, -2 * e));
         k = e;
     } else {
@@ -122,7 +135,7 @@ fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
         out.scaled_comp = ldexp(rest - (mean - m), e + p);
     }
     /* a constant slice: x - mean is 0, and any finite factor leaves it so */
-    if (var == 0 && job->eps > 0 && job->verbs->compute_size == sizeof(float) && out.scaled_rstd > FLT_MAX)
-        out.scaled_rstd = FLT_MAX;
+    const double top = job->verbs->compute_size == sizeof(float) ? FLT_MAX : DBL_MAX;
+    if (var == 0 && job->eps > 0 && out.scaled_rstd > top) out.scaled_rstd = top;
     return out;
 }

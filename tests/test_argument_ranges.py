@@ -15,6 +15,13 @@ def test_a_constant_slice_gives_the_bias_for_the_smallest_eps(dtype, value, eps)
         assert (y == 0.25).all()
 
 
+@pytest.mark.parametrize("value", [1e40, 1e228, 1e308])
+@pytest.mark.parametrize("eps", [1e-5, 1e-300])
+def test_a_constant_slice_of_the_largest_numbers(value, eps):
+    y = fastnorm.normalize(np.full((2, 5), value), bias=0.25, eps=eps)
+    assert (y == 0.25).all()
+
+
 @pytest.mark.parametrize("name", ["eps", "momentum"])
 def test_a_number_beyond_float64_is_a_sentence(name):
     with pytest.raises(ValueError, match=rf"^{name} is beyond the range of float64"):

@@ -66,6 +66,22 @@ def test_backward_keeps_them_in_their_slice(layout, bad, where_, dtype, rng):
     np.testing.assert_array_equal(np.isfinite(dirty[1]), np.isfinite(expected[1]))
 
 
+def test_both_infinities_have_an_infinite_mean_square(dtype):
+    x = np.array([[1, np.inf, -np.inf, -2], [1, 2, 3, 4]], dtype)
+    y, stats = fastnorm.rms_norm(x, return_stats=True)
+    np.testing.assert_array_equal(y[0], [0, np.nan, np.nan, 0])
+    np.testing.assert_array_equal(stats.rstd[0], [0])
+    assert np.isfinite(y[1]).all()
+
+
+def test_an_infinite_mean_does_not_reach_the_gradient_of_the_mean(dtype):
+    # dx = dy - mean(dy), whatever x was
+    x, dy = np.array([[1, np.inf, 3, 4]], dtype), np.array([[1, 2, 3, 6]], dtype)
+    _, stats = fastnorm.normalize(x, with_std=False, return_stats=True)
+    grads = fastnorm.normalize_backward(dy, x, stats, -1, np.ones(4), with_std=False)
+    np.testing.assert_array_equal(grads.dx, [[-2, -1, 0, 3]])
+
+
 def test_moments_of_not_finite_slices():
     x = np.zeros((5, 40), np.float32)
     x[1, 3], x[2, 5], x[3, 7] = np.nan, np.inf, -np.inf
