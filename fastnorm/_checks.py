@@ -62,7 +62,10 @@ def to_values(a, name, dtype):
 def to_gradient(dy, x, name="dy"):
     """dy as an ndarray of x's dtype and shape."""
     if not hasattr(dy, "dtype") and not hasattr(dy, "__dlpack__"):
-        dy = np.asarray(dy, dtype=x.dtype)
+        try:
+            dy = np.asarray(dy, dtype=x.dtype)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise TypeError(f"{name} cannot be read as an array of {x.dtype}, needs one: {error}") from error
     dy = to_array(dy, name)
     if dy.dtype != x.dtype:
         raise TypeError(f"{name} has dtype {dy.dtype}, needs x's dtype {x.dtype}")
