@@ -69,9 +69,9 @@ def test_backward_keeps_them_in_their_slice(layout, bad, where_, dtype, rng):
 def test_both_infinities_have_an_infinite_mean_square(dtype):
     x = np.array([[1, np.inf, -np.inf, -2], [1, 2, 3, 4]], dtype)
     y, stats = fastnorm.rms_norm(x, return_stats=True)
-    np.testing.assert_array_equal(y[0], [0, np.nan, np.nan, 0])
+    np.testing.assert_array_equal(y[0].astype(float), [0, np.nan, np.nan, 0])
     np.testing.assert_array_equal(stats.rstd[0], [0])
-    assert np.isfinite(y[1]).all()
+    assert np.isfinite(y[1].astype(float)).all()
 
 
 def test_an_infinite_mean_does_not_reach_the_gradient_of_the_mean(dtype):
