@@ -1,8 +1,9 @@
 """Whether threads pay: one thread against several, at every size: `python -m bench.bench_threads`.
 
 Layer norm over rows and batch norm over columns, forward and backward, 1 KB to 64 MB of float32. Both have
-their turns in one process; the ratio is one thread's time over that of several: 1 or more where they are never
-slower. `--busy` starts processes that keep a processor busy each; then the mean counts, with what waiting cost.
+their turns in one process; the ratio is one thread's time over that of several: 1 or more where they are
+never slower. `--busy` starts processes that keep a processor busy each; then the mean counts, which holds
+what waiting cost.
 """
 
 import argparse

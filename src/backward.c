@@ -188,12 +188,11 @@ static int decide(fn_backward_job *b) {
     const ptrdiff_t elements = job->plan.regions * job->plan.rows * job->plan.n;
     const ptrdiff_t bytes = 2 * elements * (ptrdiff_t)job->verbs->size;
     const int fits = bytes / cut->units <= LOCAL_BYTES;
-    int workers = fn_workers(job->threads, cut->many_rows ? cut->chunks : cut->units * cut->chunks, bytes);
-    if (b->from_elements)
-        b->local = fits && cut->units >= LOCAL_UNITS;
-    else
-        b->local = workers == 1 || (fits && cut->units >= workers);
-    if (cut->many_rows) b->local = 1;
+    const ptrdiff_t tasks = cut->many_rows ? cut->chunks : cut->units * cut->chunks;
+    int workers = fn_workers(job->threads, tasks, bytes, 1);
+    b->local = cut->many_rows || (fits && cut->units >= (b->from_elements ? LOCAL_UNITS : workers));
+    if (!b->local) workers = fn_workers(job->threads, tasks, bytes, 3);
+    if (workers == 1 && !b->from_elements) b->local = 1;
 
     ptrdiff_t items = cut->many_rows ? cut->chunks : cut->units;
     if (b->from_elements && !b->local) items *= cut->chunks;

@@ -322,9 +322,11 @@ int fn_forward(fn_job *job) {
     if (status == FN_OK) {
         f.cut = fn_cut_make(job);
         const ptrdiff_t bytes = job->plan.regions * job->plan.rows * job->plan.n * (ptrdiff_t)job->verbs->size;
-        const int workers =
-            fn_workers(job->threads, f.cut.many_rows ? f.cut.chunks : f.cut.units * f.cut.chunks, bytes);
-        f.local = f.cut.many_rows || workers == 1 || (f.cut.units >= workers && bytes / f.cut.units <= LOCAL_BYTES);
+        const ptrdiff_t tasks = f.cut.many_rows ? f.cut.chunks : f.cut.units * f.cut.chunks;
+        int workers = fn_workers(job->threads, tasks, bytes, 1);
+        f.local = f.cut.many_rows || (f.cut.units >= workers && bytes / f.cut.units <= LOCAL_BYTES);
+        if (!f.local) workers = fn_workers(job->threads, tasks, bytes, 3);
+        if (workers == 1) f.local = 1;
         fn_space space = {0};
         layout(&f, workers, &space);
         char *memory = space.used <= sizeof stack ? stack : aligned_alloc(64, space.used);

@@ -4,8 +4,11 @@
 
 #include "helpers.h"
 
-/* Waking a worker costs a few microseconds, in which one core moves about this much. */
-enum { WAKE_BYTES = 128 * 1024, MAX_WORKERS = 256 };
+enum {
+    WAKE_BYTES = 128 * 1024,   /* what one core moves about in the time that it takes to wake another, */
+    ROUNDS_BYTES = 512 * 1024, /* and, in several rounds, to fetch the data from there (bench_threads.py) */
+    MAX_WORKERS = 256,
+};
 
 static fn_allowed *allowed = NULL;
 
@@ -14,8 +17,8 @@ void fn_parallel_use(fn_allowed *most) {
     allowed = most;
 }
 
-int fn_workers(int threads, ptrdiff_t tasks, ptrdiff_t bytes) {
-    ptrdiff_t worth = bytes / WAKE_BYTES;
+int fn_workers(int threads, ptrdiff_t tasks, ptrdiff_t bytes, int rounds) {
+    ptrdiff_t worth = bytes / (rounds > 1 ? ROUNDS_BYTES : WAKE_BYTES);
     if (worth > tasks) worth = tasks;
     if (worth > threads) worth = threads;
     if (worth > MAX_WORKERS) worth = MAX_WORKERS;

@@ -10,8 +10,9 @@ typedef int fn_allowed(void);
 /* Without this everything is serial. `allowed` is asked for the most threads that a caller may have at the moment. */
 void fn_parallel_use(fn_allowed *allowed);
 
-/* how many workers `bytes` of memory traffic are worth: none is woken for less than its wake-up costs */
-int fn_workers(int threads, ptrdiff_t tasks, ptrdiff_t bytes);
+/* How many workers `bytes` of memory traffic are worth: none is woken for less than its wake-up costs. `rounds`: how
+ * often fn_parallel goes over the data; from the second time on much of it is in another core's cache. */
+int fn_workers(int threads, ptrdiff_t tasks, ptrdiff_t bytes, int rounds);
 
 /* run(context, 0..tasks-1, worker), worker < workers, as told by fn_workers; with 1 it is a plain loop. Callers that run
  * at the same time share their workers instead of adding them up. A forked child makes threads of its own. */
