@@ -106,9 +106,7 @@ class RunFolder:
         staging = None
         try:
             if path.is_dir() and any(path.iterdir()):
-                raise UserError(
-                    f"{path} is not empty; choose another folder with --out, or go on with --resume {path}"
-                )
+                raise _taken(path)
             if path.exists() and not path.is_dir():
                 raise UserError(f"{path} is a file, and a run needs a folder")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -220,6 +218,10 @@ def _json_bytes(values, indent=None):
     return json.dumps(values, indent=indent, ensure_ascii=True, allow_nan=False).encode()
 
 
+def _taken(path):
+    return UserError(f"{path} is not empty; choose another folder with --out, or go on with --resume {path}")
+
+
 def _umask():
     mask = os.umask(0)
     os.umask(mask)
@@ -235,8 +237,10 @@ def _move(staging, path):
             checkpoint.sync_folder(path.parent)
             return
     except OSError:
-        if not path.is_dir() or any(path.iterdir()):
+        if not path.is_dir():
             raise
+        if any(path.iterdir()):  # another process was faster
+            raise _taken(path) from None
     for each in sorted(staging.iterdir()):  # settings.json, which makes it a run folder, is the last
         os.rename(each, path / each.name)
     checkpoint.sync_folder(path)

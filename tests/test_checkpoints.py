@@ -159,6 +159,19 @@ def test_a_run_in_a_folder_that_is_there_and_empty(here):
 # Two at once
 
 
+def test_of_two_who_make_one_folder_the_first_has_it(trained):
+    settings = RunFolder.open("one").settings()
+
+    def make_two():
+        with RunFolder.create("two", settings), RunFolder.create("two", settings) as first:
+            first.append_metrics(step=1)
+
+    with pytest.raises(UserError, match="two is not empty"):
+        make_two()
+    assert RunFolder.open("two").metrics() == [{"step": 1}]
+    assert sorted(os.listdir(trained)) == ["cats.txt", "one", "two"]
+
+
 @posix
 def test_two_cannot_go_on_with_one_run(trained, capsys):
     before = {path: path.read_bytes() for path in (trained / "one").iterdir()}
