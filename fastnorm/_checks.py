@@ -138,7 +138,12 @@ def bad_broadcast(got, name, shape):
 
 
 def bad_param(got, name, shape, wanted):
-    raise ValueError(f"{name} has shape {got}, needs {wanted} for x of shape {shape}")
+    of = "v" if name == "g" else "x"
+    raise ValueError(f"{name} has shape {got}, needs {wanted} for {of} of shape {shape}")
+
+
+def bad_groups(groups, channels):
+    raise ValueError(f"num_groups is {groups}, needs a positive divisor of the {channels} channels of x")
 
 
 def _bounds(a):
@@ -236,16 +241,39 @@ def to_running(a, name, x, channels):
     return a
 
 
-def to_running_update(a, name, x, channels):
-    """The same, and to be written."""
+def to_frozen(a, name, x, channels):
+    """A running statistic to be used, not updated."""
+    if a is None:
+        raise ValueError(f"{name} is None, needs an array with training=False")
+    return np.require(to_running(a, name, x, channels), requirements="A")
+
+
+def _to_updated(a, name, x, channels, out):
     a = to_running(a, name, x, channels)
     if not a.flags.writeable:
         raise ValueError(f"{name} is read-only, needs a writeable array to update in place")
     if _overlaps_itself(a):
         raise ValueError(f"{name} overlaps itself (strides {a.strides}), needs distinct elements")
-    return a
+    if isinstance(out, np.ndarray) and _overlap(a, out):
+        raise ValueError(f"out overlaps {name}, needs memory of its own")
 
 
-def overlap(a, b):
-    """Whether two arrays share an element's memory; if that is too hard to tell, yes."""
-    return _overlap(a, b)
+def running_update(mean, var, x, channels, channel_axis, out, where):
+    """Raise unless a batch can update its running statistics; either may be None."""
+    for name, a in (("running_mean", mean), ("running_var", var)):
+        if a is not None:
+            _to_updated(a, name, x, channels, out)
+    if mean is not None and var is not None and _overlap(mean, var):
+        raise ValueError("running_var overlaps running_mean, needs memory of its own")
+    if var is None or not channels:
+        return
+    if where is None:
+        least = x.size // channels
+    else:
+        axes = tuple(a for a in range(x.ndim) if a != channel_axis)
+        least = to_mask(where, x.shape).sum(axis=axes).min()
+    if least == 1:
+        raise ValueError(
+            f"x has shape {x.shape}, one value for a channel, of which running_var has no variance; "
+            "needs two or more"
+        )

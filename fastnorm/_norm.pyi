@@ -1,9 +1,9 @@
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from numpy import ndarray
 
-from ._types import Grads, Moments, Stats
+from ._types import Grads, Moments
 
 COMPILER: Final[str]
 VERSION: Final[str]
@@ -12,11 +12,13 @@ def isa_tiers() -> list[str]: ...
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...
 def use_threads(capsule: object) -> None: ...
+def use_handler(capsule: object, least: int) -> None: ...
 
 class Layout:
     ndim: Final[int]
     split_axis: Final[int]
     groups: Final[int]
+    asked: Final[int]
     params: Final[tuple[int, ...] | None]
     keepdims: Final[bool]
     def __init__(
@@ -30,37 +32,58 @@ class Layout:
         groups: int = 0,
     ) -> None: ...
 
+class Family:
+    make: Final[Callable[..., Layout]]
+    grouped: Final[bool]
+    def __init__(self, make: Callable[..., Layout], grouped: bool = False) -> None: ...
+    def __call__(self, ndim: int, axis: Any, groups: Any = None) -> Layout: ...
+
 def as_input(x: Any, name: str = "x") -> ndarray: ...
 def forward(
-    x: ndarray,
-    layout: Layout,
+    x: Any,
+    family: Family,
+    axis: Any,
     weight: Any,
     bias: Any,
-    eps: float,
+    eps: Any,
     with_mean: bool,
     with_std: bool,
     where: Any,
-    out: ndarray | None,
+    out: Any,
     return_stats: bool,
-    running: Any = None,
-    given: Any = None,
-    threads: int = 1,
+    groups: Any = None,
 ) -> Any: ...
-def statistics(x: ndarray, layout: Layout, eps: float, with_mean: bool, threads: int = 1) -> Stats: ...
-def moments(
-    x: ndarray, layout: Layout, correction: float, keepdims: bool, where: Any, threads: int = 1
-) -> Moments: ...
-def backward(
-    dy: ndarray,
-    x: ndarray | None,
-    stats: Any,
-    layout: Layout,
+def batch_forward(
+    x: Any,
+    family: Family,
+    axis: Any,
     weight: Any,
     bias: Any,
-    want_params: bool,
+    mean: Any,
+    var: Any,
+    training: bool,
+    momentum: Any,
+    eps: Any,
+    with_std: bool,
+    where: Any,
+    out: Any,
+    return_stats: bool,
+) -> Any: ...
+def weight_forward(v: Any, g: Any, family: Family, axis: Any) -> ndarray: ...
+def moments(x: Any, family: Family, axis: Any, correction: float, keepdims: bool, where: Any) -> Moments: ...
+def backward(
+    dy: Any,
+    x: Any,
+    stats: Any,
+    family: Family,
+    axis: Any,
+    weight: Any,
+    bias: Any,
     with_mean: bool,
     with_std: bool,
     where: Any,
     given: bool = False,
-    threads: int = 1,
+    groups: Any = None,
 ) -> Grads: ...
+def mean_backward(dy: Any, family: Family, axis: Any, given: bool) -> tuple[ndarray, ndarray]: ...
+def weight_backward(dw: Any, v: Any, g: Any, family: Family, axis: Any) -> tuple[ndarray, ndarray]: ...

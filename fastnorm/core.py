@@ -5,7 +5,6 @@ import numpy as np
 from . import _checks as checks
 from . import _norm, layouts
 from ._norm import as_input
-from ._threads import get_num_threads
 
 __all__ = ["l2_normalize", "moments", "normalize", "normalize_backward", "standardize"]
 
@@ -45,10 +44,8 @@ def moments(x, axis=None, *, correction=0, keepdims=False, where=None):
     >>> fastnorm.moments(np.array([[1.0, 3.0], [2.0, 6.0]]), axis=1)
     Moments(mean=array([2., 4.]), var=array([1., 4.]))
     """
-    x = as_input(x)
-    layout = layouts.over_all(x.ndim) if axis is None else layouts.over_axes(x.ndim, axis)
     correction = checks.to_real(correction, "correction")
-    return _norm.moments(x, layout, correction, bool(keepdims), where, threads=get_num_threads())
+    return _norm.moments(x, layouts.over_any, axis, correction, keepdims, where)
 
 
 def normalize(
@@ -98,12 +95,9 @@ def normalize(
     array([[-1.,  1.],
            [-1.,  1.]])
     """
-    x = as_input(x)
-    layout = layouts.over_axes(x.ndim, axis)
     return _norm.forward(
-        x, layout, weight, bias, checks.to_eps(eps), bool(with_mean), bool(with_std), where, out,
-        bool(return_stats), threads=get_num_threads(),
-    )  # fmt: skip
+        x, layouts.over_axes, axis, weight, bias, eps, with_mean, with_std, where, out, return_stats
+    )
 
 
 def normalize_backward(
@@ -140,22 +134,7 @@ def normalize_backward(
     >>> fastnorm.normalize_backward(np.array([[1.0, 0.0, 0.0]]), x, stats, weight=np.ones(3)).dbias
     array([1., 0., 0.])
     """
-    x = as_input(x)
-    dy = checks.to_gradient(dy, x)
-    layout = layouts.over_axes(x.ndim, axis)
-    return _norm.backward(
-        dy,
-        x,
-        stats,
-        layout,
-        weight,
-        bias,
-        True,
-        bool(with_mean),
-        bool(with_std),
-        where,
-        threads=get_num_threads(),
-    )
+    return _norm.backward(dy, x, stats, layouts.over_axes, axis, weight, bias, with_mean, with_std, where)
 
 
 def standardize(x, axis=0, *, ddof=0, eps=0.0, where=None, out=None):
@@ -177,7 +156,7 @@ def standardize(x, axis=0, *, ddof=0, eps=0.0, where=None, out=None):
     array([-1.,  1.])
     """
     x = as_input(x)
-    layout = layouts.over_axes(x.ndim, axis)
+    layouts.over_axes(x.ndim, axis)  # checks the axis
     eps, ddof = checks.to_eps(eps), checks.to_real(ddof, "ddof")
     axes = axis if isinstance(axis, tuple) else (axis,)
     weight = None
@@ -194,9 +173,7 @@ def standardize(x, axis=0, *, ddof=0, eps=0.0, where=None, out=None):
             if np.ndim(share) and np.ptp(share) > 0:
                 raise ValueError("eps is not 0 with ddof and a mask of unequal slices, needs eps=0 there")
             eps = eps * float(np.max(share))
-    return _norm.forward(
-        x, layout, weight, None, eps, True, True, where, out, False, threads=get_num_threads()
-    )
+    return _norm.forward(x, layouts.over_axes, axis, weight, None, eps, True, True, where, out, False)
 
 
 def l2_normalize(x, axis=-1, *, eps=0.0, out=None):
@@ -216,11 +193,9 @@ def l2_normalize(x, axis=-1, *, eps=0.0, out=None):
     array([0.6, 0.8])
     """
     x = as_input(x)
-    layout = layouts.over_axes(x.ndim, axis)
+    layouts.over_axes(x.ndim, axis)
     n = float(np.prod([x.shape[a] for a in (axis if isinstance(axis, tuple) else (axis,))]))
     eps = checks.to_eps(eps)
     if n == 0:
         checks.empty_axis(x.shape, axis if isinstance(axis, tuple) else (axis,))
-    return _norm.forward(
-        x, layout, n**-0.5, None, eps / n, False, True, None, out, False, threads=get_num_threads()
-    )
+    return _norm.forward(x, layouts.over_axes, axis, n**-0.5, None, eps / n, False, True, None, out, False)

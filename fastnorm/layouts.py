@@ -1,26 +1,26 @@
 """Which axes each layout reduces, and along which ones its parameters lie.
 
-Shapes: N batch, C channels, G groups, S spatial axes (any number, anywhere). Every function returns what
-the kernels need to know of a layout before they see arrays, from a cache.
+Shapes: N batch, C channels, G groups, S spatial axes (any number, anywhere). Every family makes, from the
+number of dimensions and the axis argument, what the kernels need to know of a layout before they see arrays.
 """
 
-from functools import lru_cache, wraps
+from functools import lru_cache
 
 from . import _checks as checks
-from ._norm import Layout
+from ._norm import Family, Layout
 
 
-def _cached(name):
-    """A cache in front of a function of ndim and the axis argument `name`; 1.0 is not taken for 1."""
+def _family(name, grouped=False):
+    """A Family, with a cache, of a function of ndim and the axis argument `name`; 1.0 is not taken for 1."""
 
     def decorate(function):
         cache = lru_cache(maxsize=1024)(function)
 
-        @wraps(function)
-        def lookup(ndim, axis, *more):
-            return cache(ndim, axis if type(axis) is int else checks.to_axis(axis, name), *more)
+        def make(ndim, axis, *groups):
+            groups = [checks.to_int(n, "num_groups") for n in groups]
+            return cache(ndim, checks.to_axis(axis, name), *groups)
 
-        return lookup
+        return Family(make, grouped)
 
     return decorate
 
@@ -57,47 +57,47 @@ def _channel(channel_axis, ndim, least, name):
     return axis
 
 
-@_cached("axis")
+@_family("axis")
 def over_axes(ndim, axis):
     """Statistics over `axis`; parameters broadcast against x."""
     return Layout(ndim, _axes(axis, ndim))
 
 
-@lru_cache(maxsize=64)
-def over_all(ndim):
-    """Statistics over everything."""
-    return Layout(ndim, range(ndim))
+@Family
+def over_any(ndim, axis):
+    """The same, or with None over everything."""
+    return Layout(ndim, range(ndim)) if axis is None else over_axes(ndim, axis)
 
 
-@_cached("axis")
+@_family("axis")
 def layer(ndim, axis):
     """Layer and RMS norm: statistics over `axis`, parameters along these same axes in their order."""
     axes = _axes(axis, ndim)
     return Layout(ndim, axes, axes)
 
 
-@_cached("axis")
+@_family("axis")
 def weight(ndim, axis):
     """Weight norm: one norm for each index of `axis`, over all other axes; g along `axis`."""
     axes = _axes(axis, ndim)
     return Layout(ndim, (a for a in range(ndim) if a not in axes), axes)
 
 
-@_cached("channel_axis")
+@_family("channel_axis")
 def batch(ndim, channel_axis):
     """Batch norm: statistics over N and S, one per channel; parameters and statistics (C,)."""
     channel = _channel(channel_axis, ndim, 2, "batch_norm")
     return Layout(ndim, (a for a in range(ndim) if a != channel), (channel,), keepdims=False)
 
 
-@_cached("channel_axis")
+@_family("channel_axis")
 def instance(ndim, channel_axis):
     """Instance norm: statistics over S, one per sample and channel; statistics (N, C), parameters (C,)."""
     channel = _channel(channel_axis, ndim, 3, "instance_norm")
     return Layout(ndim, (a for a in range(1, ndim) if a != channel), (channel,), keepdims=False)
 
 
-@_cached("channel_axis")
+@_family("channel_axis", grouped=True)
 def group(ndim, channel_axis, num_groups):
     """Group norm: channels split into (G, C / G); statistics over C / G and S: (N, G); parameters (C,)."""
     channel = _channel(channel_axis, ndim, 2, "group_norm")

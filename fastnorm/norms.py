@@ -1,4 +1,4 @@
-"""The layouts: each function checks what only it knows, names its axes (`layouts.py`), and makes one call.
+"""The layouts: each function names its axes (`layouts.py`) and makes one call.
 
 Shapes: N batch, C channels, G groups, S spatial axes. x is float32, float64, float16 or bfloat16 of any
 strides; integers and booleans are taken as float64. weight and bias are any real numbers. Statistics and
@@ -7,12 +7,7 @@ TypeError or ValueError, in one sentence, before anything is written. `out` is x
 of x's shape and dtype.
 """
 
-import numpy as np
-
-from . import _checks as checks
 from . import _norm, layouts
-from ._norm import as_input
-from ._threads import get_num_threads
 
 __all__ = [
     "batch_norm",
@@ -30,20 +25,6 @@ __all__ = [
     "weight_norm",
     "weight_norm_backward",
 ]
-
-
-def _forward(x, layout, weight, bias, eps, out, return_stats, with_mean=True):
-    if type(eps) is not float or not eps >= 0:
-        eps = checks.to_eps(eps)
-    return _norm.forward(
-        x, layout, weight, bias, eps, with_mean, True, None, out, return_stats, threads=get_num_threads()
-    )
-
-
-def _backward(dy, x, stats, layout, weight, with_mean=True):
-    return _norm.backward(
-        dy, x, stats, layout, weight, None, True, with_mean, True, None, threads=get_num_threads()
-    )
 
 
 # ---- layer and RMS norm -----------------------------------------------------------------------------------
@@ -79,8 +60,7 @@ def layer_norm(x, weight=None, bias=None, *, axis=-1, eps=1e-5, out=None, return
     array([[-1.,  1.],
            [-1.,  1.]])
     """
-    x = as_input(x)
-    return _forward(x, layouts.layer(x.ndim, axis), weight, bias, eps, out, return_stats)
+    return _norm.forward(x, layouts.layer, axis, weight, bias, eps, True, True, None, out, return_stats)
 
 
 def layer_norm_backward(dy, x, stats, weight=None, *, axis=-1):
@@ -103,8 +83,7 @@ def layer_norm_backward(dy, x, stats, weight=None, *, axis=-1):
     >>> fastnorm.layer_norm_backward(np.ones((1, 3)), x, stats, np.ones(3)).dbias
     array([1., 1., 1.])
     """
-    x = as_input(x)
-    return _backward(checks.to_gradient(dy, x), x, stats, layouts.layer(x.ndim, axis), weight)
+    return _norm.backward(dy, x, stats, layouts.layer, axis, weight, None, True, True, None)
 
 
 def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False):
@@ -118,8 +97,7 @@ def rms_norm(x, weight=None, *, axis=-1, eps=1e-6, out=None, return_stats=False)
     >>> fastnorm.rms_norm(np.array([3.0, 3.0, 3.0]), eps=0)
     array([1., 1., 1.])
     """
-    x = as_input(x)
-    return _forward(x, layouts.layer(x.ndim, axis), weight, None, eps, out, return_stats, with_mean=False)
+    return _norm.forward(x, layouts.layer, axis, weight, None, eps, False, True, None, out, return_stats)
 
 
 def rms_norm_backward(dy, x, stats, weight=None, *, axis=-1):
@@ -136,54 +114,10 @@ def rms_norm_backward(dy, x, stats, weight=None, *, axis=-1):
     >>> bool(abs((fastnorm.rms_norm_backward(y, x, stats).dx * x).sum()) < 1e-15)
     True
     """
-    x = as_input(x)
-    return _backward(
-        checks.to_gradient(dy, x), x, stats, layouts.layer(x.ndim, axis), weight, with_mean=False
-    )
+    return _norm.backward(dy, x, stats, layouts.layer, axis, weight, None, False, True, None)
 
 
 # ---- batch norm -------------------------------------------------------------------------------------------
-
-
-def _check_running(running, x, layout, out, where, momentum):
-    """The running statistics as (array or None, ..., momentum), ready to be updated."""
-    momentum = checks.to_real(momentum, "momentum")
-    channels = x.shape[layout.params[0]]
-    for name, a in running.items():
-        if a is not None:
-            checks.to_running_update(a, name, x, channels)
-            if isinstance(out, np.ndarray) and checks.overlap(a, out):
-                raise ValueError(f"out overlaps {name}, needs memory of its own")
-    mean, var = running.get("running_mean"), running.get("running_var")
-    if mean is not None and var is not None and checks.overlap(mean, var):
-        raise ValueError("running_var overlaps running_mean, needs memory of its own")
-    if var is not None and channels:
-        if where is None:
-            least = x.size // channels
-        else:
-            axes = tuple(a for a in range(x.ndim) if a != layout.params[0])
-            least = checks.to_mask(where, x.shape).sum(axis=axes).min()
-        if least == 1:
-            raise ValueError(
-                f"x has shape {x.shape}, one value for a channel, of which running_var has no variance; "
-                "needs two or more"
-            )
-    return mean, var, momentum
-
-
-def _frozen(running, x, layout, eps):
-    """Running statistics as constant (mean, rstd) of the compute dtype."""
-    channels = x.shape[layout.params[0]]
-    for name, a in running.items():
-        if a is None:
-            raise ValueError(f"{name} is None, needs an array with training=False")
-        checks.to_running(a, name, x, channels)
-    dtype = np.float64 if x.dtype == np.float64 else np.float32
-    mean = running["running_mean"].astype(dtype)
-    if "running_var" not in running:
-        return mean, None
-    with np.errstate(all="ignore"):
-        return mean, (1 / np.sqrt(running["running_var"].astype(np.float64) + eps)).astype(dtype)
 
 
 def batch_norm(
@@ -238,18 +172,9 @@ def batch_norm(
     >>> running_mean
     array([0.2, 0.4])
     """
-    x = as_input(x)
-    layout = layouts.batch(x.ndim, channel_axis)
-    eps = checks.to_eps(eps)
-    running = given = None
-    if not training:
-        given = _frozen({"running_mean": running_mean, "running_var": running_var}, x, layout, eps)
-    elif running_mean is not None or running_var is not None:
-        both = {"running_mean": running_mean, "running_var": running_var}
-        running = _check_running(both, x, layout, out, where, momentum)
-    return _norm.forward(
-        x, layout, weight, bias, eps, True, True, where, out, bool(return_stats), running, given,
-        get_num_threads()
+    return _norm.batch_forward(
+        x, layouts.batch, channel_axis, weight, bias, running_mean, running_var, training, momentum, eps,
+        True, where, out, return_stats,
     )  # fmt: skip
 
 
@@ -276,12 +201,9 @@ def batch_norm_backward(dy, x, stats, weight=None, *, channel_axis=1, training=T
     >>> fastnorm.batch_norm_backward(np.ones((2, 2)), x, stats, np.ones(2)).dbias
     array([2., 2.])
     """
-    x = as_input(x)
-    dy = checks.to_gradient(dy, x)
     return _norm.backward(
-        dy, x, stats, layouts.batch(x.ndim, channel_axis), weight, None, True, True, True, where,
-        given=not training, threads=get_num_threads(),
-    )  # fmt: skip
+        dy, x, stats, layouts.batch, channel_axis, weight, None, True, True, where, not training
+    )
 
 
 def mean_only_batch_norm(x, bias=None, *, running_mean=None, training=True, momentum=0.1, channel_axis=1):
@@ -296,16 +218,10 @@ def mean_only_batch_norm(x, bias=None, *, running_mean=None, training=True, mome
     array([[-1., -2.],
            [ 1.,  2.]])
     """
-    x = as_input(x)
-    layout = layouts.batch(x.ndim, channel_axis)
-    running = given = None
-    if not training:
-        given = _frozen({"running_mean": running_mean}, x, layout, 0)
-    elif running_mean is not None:
-        running = _check_running({"running_mean": running_mean}, x, layout, None, None, momentum)
-    return _norm.forward(
-        x, layout, None, bias, 0.0, True, False, None, None, False, running, given, get_num_threads()
-    )
+    return _norm.batch_forward(
+        x, layouts.batch, channel_axis, None, bias, running_mean, None, training, momentum, 0.0, False,
+        None, None, False,
+    )  # fmt: skip
 
 
 def mean_only_batch_norm_backward(dy, *, channel_axis=1, training=True):
@@ -319,16 +235,7 @@ def mean_only_batch_norm_backward(dy, *, channel_axis=1, training=True):
     array([[-1.,  0.],
            [ 1.,  0.]])
     """
-    dy = as_input(dy, "dy")
-    layout = layouts.batch(dy.ndim, channel_axis)
-    if training and dy.shape[layout.params[0]] and not dy.size:
-        checks.empty_axis(dy.shape, (a for a in range(dy.ndim) if a != layout.params[0]), "dy")
-    shape_of_bias = np.zeros(dy.shape[layout.params[0]], np.float32)
-    grads = _norm.backward(
-        dy, None, None, layout, None, shape_of_bias, True, True, False, None,
-        given=not training, threads=get_num_threads(),
-    )  # fmt: skip
-    return grads.dx, grads.dbias
+    return _norm.mean_backward(dy, layouts.batch, channel_axis, not training)
 
 
 # ---- instance and group norm ------------------------------------------------------------------------------
@@ -354,8 +261,9 @@ def instance_norm(x, weight=None, bias=None, *, channel_axis=1, eps=1e-5, out=No
     array([[[-1.,  1.],
             [-1.,  1.]]])
     """
-    x = as_input(x)
-    return _forward(x, layouts.instance(x.ndim, channel_axis), weight, bias, eps, out, return_stats)
+    return _norm.forward(
+        x, layouts.instance, channel_axis, weight, bias, eps, True, True, None, out, return_stats
+    )
 
 
 def instance_norm_backward(dy, x, stats, weight=None, *, channel_axis=1):
@@ -371,16 +279,7 @@ def instance_norm_backward(dy, x, stats, weight=None, *, channel_axis=1):
     >>> fastnorm.instance_norm_backward(np.ones_like(x), x, stats, np.ones(2)).dbias
     array([2., 2.])
     """
-    x = as_input(x)
-    return _backward(checks.to_gradient(dy, x), x, stats, layouts.instance(x.ndim, channel_axis), weight)
-
-
-def _group_layout(x, num_groups, channel_axis):
-    groups = checks.to_int(num_groups, "num_groups")
-    channels = x.shape[layouts.group(x.ndim, channel_axis, 1).split_axis]
-    if groups < 1 or channels % groups or groups > max(channels, 1):
-        raise ValueError(f"num_groups is {groups}, needs a positive divisor of the {channels} channels of x")
-    return layouts.group(x.ndim, channel_axis, groups)
+    return _norm.backward(dy, x, stats, layouts.instance, channel_axis, weight, None, True, True, None)
 
 
 def group_norm(
@@ -406,8 +305,9 @@ def group_norm(
     >>> fastnorm.group_norm(np.array([[1.0, 3.0, 2.0, 6.0]]), 2, eps=0)
     array([[-1.,  1., -1.,  1.]])
     """
-    x = as_input(x)
-    return _forward(x, _group_layout(x, num_groups, channel_axis), weight, bias, eps, out, return_stats)
+    return _norm.forward(
+        x, layouts.group, channel_axis, weight, bias, eps, True, True, None, out, return_stats, num_groups
+    )
 
 
 def group_norm_backward(dy, x, stats, num_groups, weight=None, *, channel_axis=1):
@@ -421,24 +321,12 @@ def group_norm_backward(dy, x, stats, num_groups, weight=None, *, channel_axis=1
     >>> fastnorm.group_norm_backward(np.ones_like(x), x, stats, 2, np.ones(4)).dbias
     array([1., 1., 1., 1.])
     """
-    x = as_input(x)
-    return _backward(checks.to_gradient(dy, x), x, stats, _group_layout(x, num_groups, channel_axis), weight)
+    return _norm.backward(
+        dy, x, stats, layouts.group, channel_axis, weight, None, True, True, None, False, num_groups
+    )
 
 
 # ---- weight norm ------------------------------------------------------------------------------------------
-
-
-def _weight_layout(v, g, axis):
-    """The layout, and g over the root of the slice's length: a norm is a root mean square times that root."""
-    layout = layouts.weight(v.ndim, axis)
-    g = checks.to_values(g, "g", np.float64)
-    shape = tuple(v.shape[a] for a in layout.params)
-    if g.shape != shape:
-        raise ValueError(f"g has shape {g.shape}, needs {shape} for v of shape {v.shape}")
-    if g.size and not v.size:
-        checks.empty_axis(v.shape, (a for a in range(v.ndim) if a not in layout.params), "v")
-    root = np.sqrt(v.size / max(g.size, 1))
-    return layout, g, root
 
 
 def weight_norm(v, g, *, axis=0):
@@ -457,9 +345,7 @@ def weight_norm(v, g, *, axis=0):
     >>> fastnorm.weight_norm(np.array([[3.0, 4.0]]), np.array([10.0]))
     array([[6., 8.]])
     """
-    v = as_input(v, "v")
-    layout, g, root = _weight_layout(v, g, axis)
-    return _forward(v, layout, g / root if v.size else g, None, 0.0, None, False, with_mean=False)
+    return _norm.weight_forward(v, g, layouts.weight, axis)
 
 
 def weight_norm_backward(dw, v, g, *, axis=0):
@@ -480,11 +366,4 @@ def weight_norm_backward(dw, v, g, *, axis=0):
     >>> dg
     array([0.6])
     """
-    v = as_input(v, "v")
-    dw = checks.to_gradient(dw, v, "dw")
-    layout, g, root = _weight_layout(v, g, axis)
-    stats = _norm.statistics(v, layout, 0.0, False, threads=get_num_threads())
-    grads = _backward(dw, v, stats, layout, g / root if v.size else g, with_mean=False)
-    return grads.dx, np.divide(
-        grads.dweight, root, dtype=grads.dweight.dtype, where=root > 0, out=grads.dweight
-    )
+    return _norm.weight_backward(dw, v, g, layouts.weight, axis)

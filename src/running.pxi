@@ -1,0 +1,139 @@
+# Batch norm: the running statistics, what updates them, and what they stand in for.
+
+
+@cython.final
+cdef class Running:
+    """Running statistics of one call: to be updated, or frozen, then (mean, rstd) of the compute type."""
+
+    cdef cnp.ndarray mean, var, wide
+    cdef double momentum
+    cdef bint frozen
+
+
+cdef bint is_running(object a, cnp.ndarray x, Py_ssize_t channels) noexcept:
+    """A running statistic as it should be; False: ask `checks`."""
+    cdef cnp.ndarray b
+    cdef int num
+    if not is_plain(a):
+        return False
+    b = a
+    num = cnp.PyArray_TYPE(b)
+    return ((num == cnp.PyArray_TYPE(x) or (num == cnp.NPY_FLOAT and cnp.PyArray_TYPE(x) != cnp.NPY_DOUBLE))
+            and cnp.PyArray_NDIM(b) == 1 and cnp.PyArray_DIM(b, 0) == channels and cnp.PyArray_ISALIGNED(b))
+
+
+cdef bint can_update(cnp.ndarray a, object out) noexcept:
+    """It may be written, and is apart from `out`; False: ask `checks`."""
+    if not cnp.PyArray_ISWRITEABLE(a) or not cnp.PyArray_IS_C_CONTIGUOUS(a):
+        return False
+    return out is None or (type(out) is cnp.ndarray and apart(a, out))
+
+
+cdef Running to_update(object mean, object var, double momentum, cnp.ndarray x, Py_ssize_t channels, Layout layout,
+                       object out, object where):
+    """The arrays that this batch will update; either may be None."""
+    cdef Running running = Running.__new__(Running)
+    cdef bint good = where is None or var is None
+    for a in (mean, var):
+        good = good and (a is None or (is_running(a, x, channels) and can_update(a, out)))
+    if good and mean is not None and var is not None:
+        good = apart(mean, var)
+    if good and var is not None and channels:
+        good = cnp.PyArray_SIZE(x) != channels
+    if not good:
+        checks.running_update(mean, var, x, channels, layout.params[0], out, where)
+    running.mean, running.var, running.momentum = mean, var, momentum
+    return running
+
+
+cdef Running to_frozen(object mean, object var, bint scale, double eps, cnp.ndarray x, Py_ssize_t channels):
+    """The running statistics as (mean, rstd)."""
+    cdef Running running = Running.__new__(Running)
+    cdef cnp.npy_intp size = channels
+    cdef int code = dtype_code(x)
+    cdef int which
+    running.frozen = True
+    for which in range(2 if scale else 1):
+        a = var if which else mean
+        if a is None or not is_running(a, x, channels):
+            a = checks.to_frozen(a, "running_var" if which else "running_mean", x, channels)
+        read_frozen(a, cnp.PyArray_EMPTY(1, &size, compute_num(code), 0), code, which, eps, running)
+    return running
+
+
+cdef void read_frozen(cnp.ndarray a, cnp.ndarray to, int code, bint root, double eps, Running running) noexcept:
+    cdef const fn_verbs *verbs = tier.verbs[dtype_code(a)]
+    cdef const char *p = <const char *> cnp.PyArray_DATA(a)
+    cdef Py_ssize_t i
+    cdef double value
+    for i in range(cnp.PyArray_DIM(a, 0)):
+        value = verbs.load1(p)
+        put(cnp.PyArray_DATA(to), i, 1 / sqrt(value + eps) if root else value, code)
+        p += cnp.PyArray_STRIDE(a, 0)
+    if root:
+        running.var = to
+    else:
+        running.mean = to
+
+
+cdef int prepare_running(Running running, fn_job *job, Axes *axes) except -1:
+    """Room for the batch's statistics in double."""
+    cdef cnp.npy_intp size = count_slices(axes)
+    cdef cnp.npy_intp thrice = 3 * size
+    running.wide = cnp.PyArray_EMPTY(1, &thrice, cnp.NPY_DOUBLE, 0)
+    job.mean64 = <double *> cnp.PyArray_DATA(running.wide)
+    job.var64 = job.mean64 + size
+    job.count64 = job.var64 + size
+    return 0
+
+
+cdef void update_running(Running running) noexcept:
+    """running <- (1 - momentum) * running + momentum * batch, the variance unbiased (Ioffe & Szegedy, algorithm 2)."""
+    cdef double momentum = running.momentum, batch
+    cdef Py_ssize_t i, n = cnp.PyArray_DIM(running.wide, 0) // 3, step
+    cdef const double *values = <const double *> cnp.PyArray_DATA(running.wide)
+    cdef const double *count = values + 2 * n
+    cdef const fn_verbs *verbs
+    cdef cnp.ndarray target
+    cdef char *p
+    cdef int which
+    for which in range(2):
+        target = running.var if which else running.mean
+        if target is None:
+            continue
+        verbs = tier.verbs[dtype_code(target)]
+        p = <char *> cnp.PyArray_DATA(target)
+        step = cnp.PyArray_STRIDE(target, 0)
+        for i in range(n):
+            batch = values[which * n + i]
+            if which == 1:
+                batch *= count[i] / (count[i] - 1)
+            verbs.store1(p, (1 - momentum) * verbs.load1(p) + momentum * batch)
+            p += step
+
+
+def batch_forward(x, Family family, axis, weight, bias, mean, var, bint training, momentum, eps, bint with_std,
+                  where, out, bint return_stats):
+    """Batch norm with running statistics; `mean` and `var` may be None in training."""
+    cdef cnp.ndarray a = to_input(x, "x")
+    cdef Layout layout = find(family, cnp.PyArray_NDIM(a), axis, None)
+    cdef Py_ssize_t channels = param_length(layout, a, layout.params[0])
+    cdef Running running = None
+    cdef double least = to_eps(eps)
+    if not training:
+        running = to_frozen(mean, var, with_std, least, a, channels)
+    elif mean is not None or var is not None:
+        running = to_update(mean, var, checks.to_real(momentum, "momentum"), a, channels, layout, out, where)
+    return normalize(a, layout, weight, bias, least, True, with_std, where, out, return_stats, running)
+
+
+def mean_backward(dy, Family family, axis, bint given):
+    """The gradients of mean-only batch norm: (dx, dbias)."""
+    cdef cnp.ndarray g = to_input(dy, "dy"), bias
+    cdef Layout layout = find(family, cnp.PyArray_NDIM(g), axis, None)
+    cdef cnp.npy_intp channels = param_length(layout, g, layout.params[0])
+    if not given and channels and not cnp.PyArray_SIZE(g):
+        checks.empty_axis((<object> g).shape, [d for d in range(layout.ndim) if layout.is_reduced[d]], "dy")
+    bias = cnp.PyArray_EMPTY(1, &channels, compute_num(dtype_code(g)), 0)  # only its shape counts
+    grads = gradients(g, None, None, layout, None, bias, True, False, None, given)
+    return grads[0], grads[2]

@@ -1,0 +1,51 @@
+# Weight norm: a norm is a root mean square times the root of the slice's length.
+
+
+cdef cnp.ndarray scaled_gain(object g, cnp.ndarray v, Layout layout, double *root):
+    """g over the root of the slice's length, in the compute type; its shape is checked."""
+    cdef cnp.ndarray gain, scaled
+    cdef int code = dtype_code(v), d
+    cdef Py_ssize_t i, size
+    if is_plain(g) and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray> g) and dtype_code(g) in (FN_F32, FN_F64):
+        gain = g
+    else:
+        gain = np.ascontiguousarray(checks.to_values(g, "g", np.float64)).reshape(np.shape(g))
+    check_param(gain, "g", v, layout)
+    size = cnp.PyArray_SIZE(gain)
+    if size and not cnp.PyArray_SIZE(v):
+        checks.empty_axis((<object> v).shape, [d for d in range(layout.ndim) if layout.is_reduced[d]], "v")
+    root[0] = sqrt(cnp.PyArray_SIZE(v) / <double> max(size, 1))
+    scaled = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(gain), cnp.PyArray_DIMS(gain), compute_num(code), 0)
+    for i in range(size):
+        if cnp.PyArray_TYPE(gain) == cnp.NPY_DOUBLE:
+            put(cnp.PyArray_DATA(scaled), i, (<double *> cnp.PyArray_DATA(gain))[i] / root[0], code)
+        else:
+            put(cnp.PyArray_DATA(scaled), i, (<float *> cnp.PyArray_DATA(gain))[i] / root[0], code)
+    return scaled
+
+
+def weight_forward(v, g, Family family, axis):
+    """g * v / ||v||."""
+    cdef cnp.ndarray a = to_input(v, "v")
+    cdef Layout layout = find(family, cnp.PyArray_NDIM(a), axis, None)
+    cdef double root
+    cdef cnp.ndarray gain = scaled_gain(g, a, layout, &root)
+    return normalize(a, layout, gain, None, 0.0, False, True, None, None, False, None)
+
+
+def weight_backward(dw, v, g, Family family, axis):
+    """Its gradients (dv, dg)."""
+    cdef cnp.ndarray a = to_input(v, "v"), dy = to_gradient(dw, a, "dw"), dg
+    cdef Layout layout = find(family, cnp.PyArray_NDIM(a), axis, None)
+    cdef double root
+    cdef int code = dtype_code(a)
+    cdef Py_ssize_t i
+    cdef cnp.ndarray gain = scaled_gain(g, a, layout, &root)
+    grads = gradients(dy, a, statistics(a, layout), layout, gain, None, False, True, None, False)
+    dg = grads[1]
+    for i in range(cnp.PyArray_SIZE(dg)):
+        if code == FN_F64:
+            (<double *> cnp.PyArray_DATA(dg))[i] /= root
+        else:
+            (<float *> cnp.PyArray_DATA(dg))[i] /= root
+    return grads[0], dg
