@@ -30,6 +30,7 @@ def load_openmp():
         return
     _openmp, _openmp_state = module, "loaded"
     _norm.use_threads(module.allowed_capsule)
+    _threads.use_limit(module.limit)
 
 
 def _runtime_path():

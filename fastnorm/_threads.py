@@ -3,12 +3,13 @@
 import contextlib
 import contextvars
 import os
+import warnings
 
 from . import _checks as checks
 from ._cgroup import limits
 
 _MOST = 2**31 - 1  # a C int; the kernels start no more than they have work for
-_scoped = contextvars.ContextVar("fastnorm_num_threads", default=None)
+_scoped = contextvars.ContextVar("fastnorm_num_threads", default=())  # the numbers entered, innermost last
 
 
 def _positive(value, name):
@@ -19,8 +20,13 @@ def _positive(value, name):
 
 
 def _from_environment(name):
-    text = os.environ.get(name, "").split(",")[0].strip()
-    return min(int(text), _MOST) if text.isdecimal() and int(text) > 0 else None
+    text = os.environ.get(name, "").strip()
+    first = text.split(",")[0].strip()
+    if first.isdecimal() and int(first) > 0:
+        return min(int(first), _MOST)
+    if text and name.startswith("FASTNORM"):  # of the others their runtimes complain
+        warnings.warn(f"{name} is {text!r}, needs an int of 1 or more: ignored", RuntimeWarning, stacklevel=2)
+    return None
 
 
 def cgroup_quota(root="/"):
@@ -51,10 +57,26 @@ def default_threads():
 
 _default, _why = default_threads()
 _process = None
+_outside = (_default,)  # what holds outside every num_threads()
+_limit = None  # asks the OpenMP runtime
+
+
+def use_limit(limit):
+    """Let `limit()` cap what get_num_threads tells; the kernels ask it themselves."""
+    global _limit
+    _limit = limit
+
+
+def wanted_threads():
+    """The number that was set, for the kernels, which cap it where they start more than one thread."""
+    return (_scoped.get() or _outside)[-1]
 
 
 def get_num_threads():
     """How many threads a kernel called here may use.
+
+    That is the number set by `num_threads`, `set_num_threads` or the environment, or less: inside an OpenMP
+    parallel region it is 1, and a lower number set on the OpenMP runtime, by `threadpoolctl` say, is a limit.
 
     Examples
     --------
@@ -63,7 +85,8 @@ def get_num_threads():
     ...     fastnorm.get_num_threads()
     1
     """
-    return _scoped.get() or _process or _default
+    n = wanted_threads()
+    return n if _limit is None else min(n, _limit())
 
 
 def set_num_threads(n):
@@ -85,13 +108,24 @@ def set_num_threads(n):
     >>> import fastnorm
     >>> fastnorm.set_num_threads(None)
     """
-    global _process
-    _process = None if n is None else _positive(n, "n")
+    global _process, _outside
+    process = None if n is None else _positive(n, "n")
+    _process, _outside = process, (process or _default,)
 
 
-@contextlib.contextmanager
-def num_threads(n):
+class num_threads(contextlib.ContextDecorator):
     """Use n threads in this ``with`` block, in this thread and context only.
+
+    The object may be kept and entered again, also inside itself and by several threads at once.
+
+    Parameters
+    ----------
+    n : int
+
+    Raises
+    ------
+    TypeError, ValueError
+        If n is not an int of 1 or more.
 
     Examples
     --------
@@ -100,15 +134,24 @@ def num_threads(n):
     ...     fastnorm.get_num_threads()
     2
     """
-    token = _scoped.set(_positive(n, "n"))
-    try:
-        yield
-    finally:
-        _scoped.reset(token)
+
+    def __init__(self, n):
+        self._n = _positive(n, "n")
+
+    def __repr__(self):
+        return f"fastnorm.num_threads({self._n})"
+
+    def __enter__(self):
+        _scoped.set((*_scoped.get(), self._n))
+
+    def __exit__(self, *error):
+        _scoped.set(_scoped.get()[:-1])
 
 
 def why_num_threads():
     """One phrase that says where the number comes from."""
+    if get_num_threads() < wanted_threads():
+        return "a limit set on the OpenMP runtime"
     if _scoped.get():
         return "num_threads() in this context"
     return "set_num_threads()" if _process else _why
