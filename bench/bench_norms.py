@@ -5,6 +5,7 @@ command with exit code 1. No time is ever asserted.
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import re
@@ -28,6 +29,16 @@ from bench.timing import Budget, interleave, looped
 TOLERANCES = {"float64": 1e-12, "float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
 # The peers may be off by so many times more: PyTorch sums 16-bit parameter gradients in 16 bits.
 PEER_SLACK = 10
+
+# Peers that are measured where they are installed: what they are called, where they are written.
+OPTIONAL = (
+    ("PyTorch", "bench.peers_torch", "Torch"),
+    ("numba", "bench.peers_numba", "Numba"),
+    ("ONNX Runtime", "bench.peers_more", "OnnxRuntime"),
+    ("JAX", "bench.peers_more", "Jax"),
+    ("scikit-learn", "bench.peers_more", "scikit_learn"),
+    ("SciPy", "bench.peers_more", "scipy_zscore"),
+)
 
 DEFAULT_BUDGET = Budget(seconds=0.15, batch=0.001, max_rounds=20)
 QUICK_BUDGET = Budget(seconds=0.05, batch=0.0005, max_rounds=10)
@@ -114,18 +125,11 @@ def select(args: argparse.Namespace) -> Iterator[Case]:
 
 def optional_peers() -> Iterator[Peer]:
     """The implementations that are installed."""
-    try:
-        from bench.peers_torch import Torch
-
-        yield Torch()
-    except ImportError as error:
-        print(f"without PyTorch: {error}")
-    try:
-        from bench.peers_numba import Numba
-
-        yield Numba()
-    except ImportError as error:
-        print(f"without numba: {error}")
+    for name, module, make in OPTIONAL:
+        try:
+            yield getattr(importlib.import_module(module), make)()
+        except ImportError as error:
+            print(f"without {name}: {error}")
 
 
 def prepare(peer: Peer, case: Case, arrays: Arrays, threads: int):
@@ -159,8 +163,9 @@ def measure(case: Case, calls: dict, threads: int, budget: Budget, told: dict) -
     passes = limit_passes(case.arrays_read, case.unit_nbytes, told["l2_nbytes"])
     contestants = {"limit": lambda loops, warm: memory.seconds(passes, loops, warm)}
     for peer, call in calls.items():
-        peer.set_threads(threads)
-        contestants[peer.name] = looped(call)
+        if getattr(peer, "only_threads", threads) == threads:
+            peer.set_threads(threads)
+            contestants[peer.name] = looped(call)
     seconds = interleave(contestants, budget, keep=("limit", OURS))
     memory.close()
     return report.Result(

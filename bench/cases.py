@@ -40,6 +40,7 @@ LAYOUTS = (
     Layout("batch NCHW",     "batch",     (4, 8, 7, 7),  (16, 64, 32, 32),  (32, 128, 64, 64)),
     Layout("batch NHWC",     "batch",     (4, 7, 7, 8),  (16, 32, 32, 64),  (32, 64, 64, 128), CHANNELS_LAST),
     Layout("batch (N, C)",   "batch",     (32, 64),      (4096, 256),       (32768, 512)),
+    Layout("columns (N, C)", "standardize", (32, 64),    (4096, 256),       (32768, 512)),
     Layout("instance NCHW",  "instance",  (4, 8, 7, 7),  (16, 64, 32, 32),  (32, 128, 64, 64)),
     Layout("instance NHWC",  "instance",  (4, 7, 7, 8),  (16, 32, 32, 64),  (32, 64, 64, 128), CHANNELS_LAST),
     Layout("group NCHW",     "group",     (4, 8, 7, 7),  (16, 64, 32, 32),  (32, 128, 64, 64),
@@ -123,6 +124,8 @@ class Case:
                 split = (*shape[:channel], groups, shape[channel] // groups, *shape[channel + 1 :])
                 axes = tuple(a for a in range(len(split)) if a not in (0, channel))
                 return View(split, axes, (channel, channel + 1))
+            case "standardize":
+                return View(shape, (0,), (1,))
             case "weight":
                 return View(shape, tuple(every[1:]), (0,))
             case _:
@@ -160,7 +163,7 @@ def all_cases(dtypes=DTYPES, sizes=SIZES) -> Iterator[Case]:
     for layout in LAYOUTS:
         for size in sizes:
             for dtype in dtypes:
-                for direction in DIRECTIONS:
+                for direction in DIRECTIONS[:1] if layout.norm == "standardize" else DIRECTIONS:
                     yield Case(layout, direction, dtype, size)
 
 

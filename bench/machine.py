@@ -9,7 +9,7 @@ from pathlib import Path
 CACHE_DIR = Path("/sys/devices/system/cpu/cpu0/cache")
 TICKS = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100  # a second
 TOLD_FLAGS = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_bf16", "avx512_fp16", "asimd", "sve")
-TOLD_PACKAGES = ("fastnorm", "numpy", "torch", "numba")
+TOLD_PACKAGES = ("fastnorm", "numpy", "torch", "numba", "onnxruntime", "jax", "scikit-learn", "scipy")
 
 
 def processors() -> int:

@@ -12,13 +12,13 @@ import numpy as np
 
 from bench.cases import Arrays, Case
 
-EPS = {"rms": 1e-6}
+EPS = {"rms": 1e-6, "standardize": 0.0}
 DEFAULT_EPS = 1e-5
 Call = Callable[[], tuple]
 
 
 class Peer(Protocol):
-    """One implementation."""
+    """One implementation. One whose number of threads cannot be set has it as `only_threads`."""
 
     name: str
 
@@ -106,6 +106,9 @@ class Fastnorm:
             return lambda: (fn.mean_only_batch_norm(a.x, a.bias, running_mean=running, **options),)
         return lambda: fn.mean_only_batch_norm_backward(a.dy, **options)
 
+    def _standardize(self, case, a, backward, options, eps):
+        return lambda: (self.module.standardize(a.x, 0),)
+
     def _axes(self, case, a, backward, options, eps):
         fn, axis = self.module, options["axis"]
         if not backward:
@@ -149,9 +152,9 @@ class NumPy:
             y = x - mean if centre else x * rstd
             if centre and scale:
                 y *= rstd
-            if scale:
+            if scale and norm != "standardize":
                 y *= weight
-            if centre:
+            if centre and norm != "standardize":
                 y += bias
             return (y.astype(arrays.x.dtype, copy=False).reshape(case.shape),)
 
