@@ -44,7 +44,6 @@ def moments(x, axis=None, *, correction=0, keepdims=False, where=None):
     >>> fastnorm.moments(np.array([[1.0, 3.0], [2.0, 6.0]]), axis=1)
     Moments(mean=array([2., 4.]), var=array([1., 4.]))
     """
-    correction = checks.to_real(correction, "correction")
     return _norm.moments(x, layouts.over_any, axis, correction, keepdims, where)
 
 

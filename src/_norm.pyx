@@ -5,7 +5,7 @@ cimport cython
 cimport numpy as cnp
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
-from libc.math cimport sqrt
+from libc.math cimport isfinite, sqrt
 from libc.string cimport memcmp, memset
 
 from _job cimport *
@@ -120,6 +120,12 @@ cdef double to_eps(object eps) except? -1:
     return eps if type(eps) is float and <double> eps >= 0 else checks.to_eps(eps)
 
 
+cdef double to_real(object value, str name) except? -1:
+    if type(value) is float and isfinite(<double> value):
+        return value
+    return checks.to_real(value, name)
+
+
 cdef Py_ssize_t count_slices(Axes *axes) noexcept:
     cdef Py_ssize_t size = 1
     cdef int d
@@ -197,7 +203,7 @@ cdef object statistics(cnp.ndarray x, Layout layout):
     return new_tuple(Stats, (None, rstd))
 
 
-def moments(x, Family family, axis, double correction, bint keepdims, where):
+def moments(x, Family family, axis, correction, bint keepdims, where):
     """Mean and variance of every slice; var divides by n - correction."""
     cdef fn_job job
     cdef Axes axes
@@ -206,9 +212,10 @@ def moments(x, Family family, axis, double correction, bint keepdims, where):
     cdef Layout layout = find(family, cnp.PyArray_NDIM(a), axis, None)
     cdef int ndim, code = start(&job, &axes, a, layout, True, True)
     cdef Py_ssize_t i
-    cdef double value, count
+    cdef double value, count, off
     cdef cnp.npy_intp size = count_slices(&axes)
     cdef cnp.npy_intp thrice = 3 * size
+    off = 0.0 if type(correction) is int and correction == 0 else to_real(correction, "correction")
     job.data[FN_X] = <char *> cnp.PyArray_DATA(a)
     if where is not None:
         add_mask(&job, &axes, checks.to_mask(where, (<object> a).shape), layout)
@@ -222,8 +229,8 @@ def moments(x, Family family, axis, double correction, bint keepdims, where):
     if run(&job, &axes, a, True):
         for i in range(size):
             value, count = job.var64[i], job.count64[i]
-            if correction != 0:
-                value = value * (count / (count - correction)) if count > correction else value * count / 0.0
+            if off != 0:
+                value = value * (count / (count - off)) if count > off else value * count / 0.0
             put(cnp.PyArray_DATA(mean), i, job.mean64[i], code)
             put(cnp.PyArray_DATA(var), i, value, code)
     if ndim == 0:

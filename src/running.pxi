@@ -123,7 +123,7 @@ def batch_forward(x, Family family, axis, weight, bias, mean, var, bint training
     if not training:
         running = to_frozen(mean, var, with_std, least, a, channels)
     elif mean is not None or var is not None:
-        running = to_update(mean, var, checks.to_real(momentum, "momentum"), a, channels, layout, out, where)
+        running = to_update(mean, var, to_real(momentum, "momentum"), a, channels, layout, out, where)
     return normalize(a, layout, weight, bias, least, True, with_std, where, out, return_stats, running)
 
 
