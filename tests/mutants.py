@@ -1,0 +1,111 @@
+# ruff: noqa: E501 - the texts to replace stand as they are in the sources
+"""Seeded defects in the kernels, each of which some test must catch: `python -m tests.mutants [NAME...]`.
+
+Every mutant replaces one piece of text in a copy of the tree, which is built and tested. A piece that is no longer
+there is an error: the kernel has changed, and the mutant with it. Needs the build tools (CONTRIBUTING.md).
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = [
+    "test_kernels.py",
+    "test_kernels_tiles.py",
+    "test_core.py",
+    "test_same_bits.py",
+    "test_where.py",
+    "test_fuzz.py",
+]
+
+MUTANTS = {  # name: (file, text, what stands there instead)
+    "a dropped tail": ("src/lanes.h", "if (at < (n)) {", "if (0 && at < (n)) {"),
+    "a lost carry": ("src/lanes.h", "if (stop < (n)) {", "if (stop < (n) && first < 2 * RUN * LANES) {"),
+    "a wrong lane": ("src/lanes.h", "t[u] += t[u + half];", "t[u] += t[u];"),
+    "a missing merge": ("src/forward.c", "for (ptrdiff_t c = 1; c < cut->chunks; c++)", "for (ptrdiff_t c = 2; c < cut->chunks; c++)"),
+    "a missing merge of the backward": ("src/backward_unit.c", "for (ptrdiff_t c = 1; c < b->cut.chunks; c++)", "for (ptrdiff_t c = 2; c < b->cut.chunks; c++)"),
+    "a wrong chunk bound": ("src/backward_unit.c", "i < first + cut->chunk_blocks && i < cut->blocks; i++) {\n        const fn_block k = fn_cut_block(b->job", "i + 1 < first + cut->chunk_blocks && i < cut->blocks; i++) {\n        const fn_block k = fn_cut_block(b->job"),
+    "a wrong count": ("src/backward_unit.c", "fn_count_row(in->mask, r, k->width);", "(double)k->width;"),
+    "a missing centre correction": ("src/backward_block.c", "s.shift = x / count;", "s.shift = 0;"),
+    "a swapped weight": ("src/job.c", "from + i * plan->fold.stride[operand],", "from + (fold - 1 - i) * plan->fold.stride[operand],"),
+    "a wrong stride": ("src/job.c", "copy_strided(job->data[FN_Y] + offset[FN_Y] + r * step,", "copy_strided(job->data[FN_Y] + offset[FN_Y] + r * width * size,"),
+    "a dimension not turned": ("src/plan.c", "plan->offset[o] += (a.len - 1) * a.stride[o];", "plan->offset[o] += a.len * a.stride[o];"),
+    "axes merged that do not touch": ("src/plan.c", "if (outer->stride[o] != inner->stride[o] * inner->len) return 0;", "if (o != FN_WEIGHT && outer->stride[o] != inner->stride[o] * inner->len) return 0;"),
+    "a variance of another slice": ("src/forward.c", "first[o] = offset[o] + i * axis->stride[o];", "first[o] = offset[o];"),
+}  # fmt: skip
+
+
+def main(names):
+    unknown = [name for name in names if name not in MUTANTS]
+    if unknown:
+        sys.exit(f"no mutant is called {unknown[0]!r}; there are: {', '.join(MUTANTS)}")
+    survivors = []
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "fastnorm"
+        shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".git", "build", "venv", "__pycache__"))
+        for name in names or MUTANTS:
+            caught = caught_by(name, tree, Path(folder) / "installed")
+            print(f"{name}: {caught or 'SURVIVED'}", flush=True)
+            if not caught:
+                survivors.append(name)
+    print(f"{len(survivors)} of {len(names or MUTANTS)} survived")
+    return int(bool(survivors))
+
+
+def caught_by(name, tree, target):
+    """The first test that fails on this mutant, or None."""
+    file, text, instead = MUTANTS[name]
+    source = (tree / file).read_text()
+    if text not in source:
+        sys.exit(f"{name}: {file} no longer holds {text!r}; the mutant must follow the kernel")
+    (tree / file).write_text(source.replace(text, instead))
+    try:
+        build(tree, target)
+        for test in TESTS:
+            if failed := failing(tree / "tests" / test, target):
+                return failed
+    finally:
+        (tree / file).write_text(source)
+    return None
+
+
+def build(tree, target):
+    shutil.rmtree(target, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    options = ["-Csetup-args=-Doptimization=1", f"-Cbuild-dir={tree}/build/mutants", "--target", str(target)]
+    subprocess.run([*command, *options, str(tree)], check=True)
+
+
+def failing(test, target):
+    """The first test of this file that fails, or that the mutant ended; None if all pass."""
+    command = [sys.executable, "-S", "-c", RUN, str(target), str(test)]
+    site = os.pathsep.join(p for p in sys.path if p.endswith("site-packages"))
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": site}, cwd=test.parent
+    )
+    if done.returncode == 0:
+        return None
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
+    return (
+        found[1]
+        if found
+        else f"{test.name}, exit status {done.returncode}: {done.stdout[-200:]}{done.stderr[-200:]}"
+    )
+
+
+# -S leaves out the site's .pth files, and with them an editable install of the sound tree
+RUN = """
+import sys
+sys.path[0:0] = [sys.argv[1]]
+import fastnorm, pytest
+assert fastnorm.__file__.startswith(sys.argv[1]), fastnorm.__file__
+sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "--timeout=120", sys.argv[2]]))
+"""
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
