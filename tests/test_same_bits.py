@@ -1,5 +1,7 @@
 """Arrays large enough to be cut: right, and the same bits for any number of threads and on every tier."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from layouts import LAYOUTS
@@ -151,7 +153,7 @@ def test_threads_change_no_bit_of_a_layout(layout, rng):
     x, dy = rng.standard_normal((2, *layout.shape)).astype(np.float32)
     weight, bias = rng.standard_normal((2, *layout.param_shape())).astype(np.float32)
     expected = None
-    for threads in THREADS[:4]:
+    for threads in THREADS:
         more, running = {}, ()
         if layout.function == "batch_norm":
             running = np.zeros_like(weight), np.ones_like(weight)
@@ -186,6 +188,30 @@ def test_threads_change_no_bit_of_the_others(rng):
             ]
         expected = expected or actual
         assert_same(actual, expected, range(len(actual)), f"{threads} threads")
+
+
+def test_callers_at_once_change_no_bit(rng):
+    # every kind of cut, on 8 threads of Python at a time, each of which asks for helpers
+    cases = [(name, *inputs(rng, name, variant)) for name in CASES for variant in ("plain", "masked")]
+
+    def work(case, threads):
+        with fastnorm.num_threads(threads):
+            return forward_and_backward(*case[1:])
+
+    expected = [work(case, 1) for case in cases]
+    with ThreadPoolExecutor(8) as pool:
+        for threads in (2, 3, 64):
+            actual = pool.map(work, cases, [threads] * len(cases))
+            for case, a, e in zip(cases, actual, expected, strict=True):
+                assert_same(a, e, NAMES, f"{case[0]}, {threads} threads beside other callers")
+
+
+def test_the_same_bits_from_run_to_run(rng):
+    x, dy, options = inputs(rng, "channels of several rows", "plain")
+    with fastnorm.num_threads(3):
+        expected = forward_and_backward(x, dy, options)
+        for _ in range(20):
+            assert_same(forward_and_backward(x, dy, options), expected, NAMES, "the same call again")
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((30_000, 72), 1), ((2, 1_100_003), 1), ((7500, 300), 0)])
