@@ -16,7 +16,7 @@ if not __package__:  # run as a file, not with -m
 
 from bench import machine
 from bench.bench_norms import optional_peers
-from bench.cases import DIRECTIONS, LAYOUTS, Case, Layout, make_arrays
+from bench.cases import LAYOUTS, Case, Layout, make_arrays
 from bench.peers import Fastnorm, NumPy
 from bench.timing import Budget, interleave, looped
 
@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     import fastnorm
 
-    peers = [Fastnorm(fastnorm), NumPy(), *optional_peers()]
+    optional = [peer for peer in optional_peers() if getattr(peer, "only_threads", 1) == 1]
+    peers = [Fastnorm(fastnorm), NumPy(), *optional]
     names = ["fastnorm", "bare", *(peer.name for peer in peers[1:])]
     for peer in peers:
         peer.set_threads(1)
@@ -46,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"{'us a call':<48}" + "".join(f"{name:>10}" for name in names))
     rows = {}
     for layout in SHAPES:
-        for direction in DIRECTIONS:
+        for direction in layout.directions:
             case = Case(layout, direction, "float32", "small")
             arrays, _ = make_arrays(case)
             calls = {peer.name: call for peer in peers if (call := peer.prepare(case, arrays))}

@@ -30,6 +30,11 @@ class Layout:
     large: tuple[int, ...]
     options: dict = field(default_factory=dict)
 
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Scores have no backward."""
+        return DIRECTIONS[:1] if self.norm == "standardize" else DIRECTIONS
+
 
 CHANNELS_LAST = {"channel_axis": -1}
 
@@ -163,7 +168,7 @@ def all_cases(dtypes=DTYPES, sizes=SIZES) -> Iterator[Case]:
     for layout in LAYOUTS:
         for size in sizes:
             for dtype in dtypes:
-                for direction in DIRECTIONS[:1] if layout.norm == "standardize" else DIRECTIONS:
+                for direction in layout.directions:
                     yield Case(layout, direction, dtype, size)
 
 
