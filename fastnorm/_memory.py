@@ -4,7 +4,7 @@ import contextlib
 import os
 
 from . import _checks as checks
-from . import _norm, _pool
+from . import _norm, _pool, _recurrent
 from ._cgroup import limits
 
 _MOST = 512 << 20
@@ -78,7 +78,8 @@ def set_pool_bytes(n):
     global _why
     nbytes, why = (_default, _default_why) if n is None else (_to_bytes(n), "set_pool_bytes()")
     _pool.set_bound(nbytes)
-    _norm.use_handler(_pool.handler if nbytes else None, _pool.LEAST)
+    for user in (_norm, _recurrent):
+        user.use_handler(_pool.handler if nbytes else None, _pool.LEAST)
     _why = why
 
 

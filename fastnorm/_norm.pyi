@@ -7,6 +7,7 @@ from ._types import Grads, Moments
 
 COMPILER: Final[str]
 VERSION: Final[str]
+threads_capsule: Final[object]
 
 def isa_tiers() -> list[str]: ...
 def isa() -> str: ...

@@ -55,3 +55,6 @@ cdef extern from "job.h" nogil:
 cdef extern from "parallel.h" nogil:
     ctypedef int fn_allowed() noexcept
     void fn_parallel_use(fn_allowed *allowed) noexcept
+    ctypedef struct fn_threads:
+        pass
+    fn_threads fn_threads_shared() noexcept

@@ -33,3 +33,5 @@ void fn_parallel(int workers, ptrdiff_t tasks, fn_task *run, void *context) {
     else
         for (ptrdiff_t task = 0; task < tasks; task++) run(context, task, 0);
 }
+
+fn_threads fn_threads_shared(void) { return (fn_threads){fn_workers, fn_parallel}; }

@@ -18,4 +18,11 @@ int fn_workers(int threads, ptrdiff_t tasks, ptrdiff_t bytes, int rounds);
  * at the same time share their workers instead of adding them up. A forked child makes threads of its own. */
 void fn_parallel(int workers, ptrdiff_t tasks, fn_task *run, void *context);
 
+/* both, as one extension module hands them to another, so that all of them share one set of threads */
+typedef struct {
+    int (*workers)(int threads, ptrdiff_t tasks, ptrdiff_t bytes, int rounds);
+    void (*parallel)(int workers, ptrdiff_t tasks, fn_task *run, void *context);
+} fn_threads;
+fn_threads fn_threads_shared(void);
+
 #endif

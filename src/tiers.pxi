@@ -60,3 +60,7 @@ VERSION = FN_VERSION.decode()
 def use_threads(capsule):
     """Use as many threads as the function in this capsule of _openmp allows; without this call, one."""
     fn_parallel_use(<fn_allowed *> PyCapsule_GetPointer(capsule, "fastnorm.allowed"))
+
+
+cdef fn_threads threads_of_all = fn_threads_shared()
+threads_capsule = PyCapsule_New(&threads_of_all, "fastnorm.threads", NULL)  # for the other extension modules

@@ -302,4 +302,23 @@ NARROW(f16)
 NARROW(bf16)
 #undef NARROW
 
+/* ---- fused multiply and add, rounded once: a * b + c, where a kernel asks for it by name ------------------------ */
+
+#if defined(FN_AVX512)
+INLINE vf32 fma_f32(vf32 a, vf32 b, vf32 c) { return (vf32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
+INLINE vf64 fma_f64(vf64 a, vf64 b, vf64 c) { return (vf64)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
+#elif defined(FN_AVX2) && defined(__FMA__)
+INLINE vf32 fma_f32(vf32 a, vf32 b, vf32 c) { return (vf32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
+INLINE vf64 fma_f64(vf64 a, vf64 b, vf64 c) { return (vf64)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
+#else
+INLINE vf32 fma_f32(vf32 a, vf32 b, vf32 c) {
+    for (int i = 0; i < VL_f32; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+    return c;
+}
+INLINE vf64 fma_f64(vf64 a, vf64 b, vf64 c) {
+    for (int i = 0; i < VL_f64; i++) c[i] = __builtin_fma(a[i], b[i], c[i]);
+    return c;
+}
+#endif
+
 #endif

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import norms
-from . import rnn_plain
+from . import rnn_engine, rnn_plain
 from .activations import Dropout
 from .layer import Layer, as_real, check_shape, check_size
 from .rnn_init import INITS, NORMS, parameters, running_statistics, suffixes
@@ -175,7 +175,7 @@ class Recurrent(Layer):
             p = {name: value for name, value in own.items() if not name.startswith("gain")}
             for which in ("ih", "hh"):
                 p[f"weight_{which}"] = norms.weight_norm(own[f"weight_{which}"], own[f"gain_{which}"])
-        y, h, c, tape = rnn_plain.forward(self._spec, x, h0, c0, p, running, lengths, training)
+        y, h, c, tape = rnn_engine.forward(self._spec, x, h0, c0, p, running, lengths, training)
 
         def backward(dy, dh, dc):
             dx, dh0, dc0, grads = tape(dy, dh, dc)

@@ -1,0 +1,159 @@
+/* Matrix products C (+)= A B with B packed, for the shapes of recurrent nets: few rows of A, the same B many times.
+ *
+ * B (K, N) is packed in panels of WIDTH columns, (K, WIDTH) each, the last one narrower, zeros where there is no column.
+ * Element (i, k) of A is at a[i * a_row + k / FN_PAD * a_block + k % FN_PAD * a_k]: rows, columns of a matrix, and the
+ * blocks in which the gate gradients are kept are all read in place.
+ *
+ * Every element of C is one chain of fused multiply-adds over k, in order: its bits do not depend on the tile that it
+ * is computed in, nor on the tier. */
+
+typedef struct {
+    const A *a;
+    ptrdiff_t row, k, block;
+} FN(left);
+
+typedef void FN(tile)(ptrdiff_t K, const A *a, const FN(left) * s, const A *b, ptrdiff_t width, A *c, ptrdiff_t ldc,
+                      ptrdiff_t n, int add);
+
+#define TILE(MR, NV)                                                                                                   \
+    static void FN(tile_##MR##_##NV)(ptrdiff_t K, const A *a, const FN(left) * s, const A *b, ptrdiff_t width, A *c,   \
+                                     ptrdiff_t ldc, ptrdiff_t n, int add) {                                            \
+        vec sum[MR][NV];                                                                                               \
+        const ptrdiff_t row = s->row, step = s->k, block = s->block;                                                   \
+        for (int i = 0; i < MR; i++)                                                                                   \
+            for (int v = 0; v < NV; v++) sum[i][v] = SPLAT((A)0);                                                      \
+        for (ptrdiff_t first = 0; first < K; first += FN_PAD, a += block) {                                            \
+            const ptrdiff_t count = K - first < FN_PAD ? K - first : FN_PAD;                                           \
+            const A *p = a;                                                                                            \
+            for (ptrdiff_t k = 0; k < count; k++, p += step, b += width) {                                             \
+                vec right[NV];                                                                                         \
+                UNROLL for (int v = 0; v < NV; v++) right[v] = LOAD(b + v * VL);                                       \
+                UNROLL for (int i = 0; i < MR; i++) {                                                                  \
+                    const vec left = SPLAT(p[i * row]);                                                                \
+                    UNROLL for (int v = 0; v < NV; v++) sum[i][v] = FMA(left, right[v], sum[i][v]);                    \
+                }                                                                                                      \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (int i = 0; i < MR; i++, c += ldc) {                                                                       \
+            for (int v = 0; v < NV; v++) {                                                                             \
+                const ptrdiff_t inside = n - v * VL;                                                                   \
+                if (inside >= VL)                                                                                      \
+                    STORE(c + v * VL, add ? LOAD(c + v * VL) + sum[i][v] : sum[i][v]);                                 \
+                else if (inside > 0)                                                                                   \
+                    STOREN(c + v * VL, add ? LOADN(c + v * VL, inside, 0) + sum[i][v] : sum[i][v], inside);            \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+#define TILES(MR) TILE(MR, 1) TILE(MR, 2) TILE(MR, 3)
+#define ENTRY(MR) {FN(tile_##MR##_1), FN(tile_##MR##_2), FN(tile_##MR##_3)}
+TILES(1)
+TILES(2)
+TILES(3)
+TILES(4)
+#if MOST_ROWS == 8
+TILES(5)
+TILES(6)
+TILES(7)
+TILES(8)
+static FN(tile) *const
+    FN(tiles)[MOST_ROWS][3] = {ENTRY(1), ENTRY(2), ENTRY(3), ENTRY(4), ENTRY(5), ENTRY(6), ENTRY(7), ENTRY(8)};
+#else
+static FN(tile) *const FN(tiles)[MOST_ROWS][3] = {ENTRY(1), ENTRY(2), ENTRY(3), ENTRY(4)};
+#endif
+#undef TILE
+#undef TILES
+#undef ENTRY
+
+#define WIDTH (3 * VL)
+
+INLINE ptrdiff_t FN(panels)(ptrdiff_t N) { return fn_rnn_ceil(N, WIDTH); }
+/* columns of panel j, padding included */
+INLINE ptrdiff_t FN(panel_width)(ptrdiff_t N, ptrdiff_t j) {
+    const ptrdiff_t rest = N - j * WIDTH;
+    return rest >= WIDTH ? WIDTH : fn_rnn_ceil(rest, VL) * VL;
+}
+
+/* `steps` times M rows; a and c move on by a_step and c_step from one to the next */
+static void FN(gemm)(ptrdiff_t steps, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, FN(left) a, ptrdiff_t a_step, const A *b,
+                     A *c, ptrdiff_t ldc, ptrdiff_t c_step, int add) {
+    for (ptrdiff_t j = 0; j < FN(panels)(N); j++) {
+        const ptrdiff_t width = FN(panel_width)(N, j);
+        const A *panel = b + j * WIDTH * K;
+        const ptrdiff_t n = N - j * WIDTH;
+        for (ptrdiff_t t = 0; t < steps; t++) {
+            for (ptrdiff_t i = 0; i < M; i += MOST_ROWS) {
+                const ptrdiff_t rows = M - i < MOST_ROWS ? M - i : MOST_ROWS;
+                const A *rows_of_a = a.a + t * a_step + i * a.row;
+                A *to = c + t * c_step + i * ldc + j * WIDTH;
+                FN(tile) *const tile = FN(tiles)[rows - 1][width / VL - 1];
+                tile(K, rows_of_a, &a, panel, width, to, ldc, n, add);
+            }
+        }
+    }
+}
+
+/* ---- packing weights; both matrices have G H rows, which in padded gates are G P ----------------------------------- */
+
+/* panel j of weight.T: (K, G P) from (G H, K) */
+static void FN(pack_turned)(const fn_rnn *r, const A *weight, ptrdiff_t K, A *pack, ptrdiff_t j) {
+    const ptrdiff_t width = FN(panel_width)(r->G * r->P, j);
+    A *panel = pack + j * WIDTH * K;
+    for (ptrdiff_t first = 0; first < K; first += FN_PAD) {
+        const ptrdiff_t stop = first + FN_PAD < K ? first + FN_PAD : K;
+        for (ptrdiff_t n = 0; n < width; n++) {
+            const ptrdiff_t gate = (j * WIDTH + n) / r->P, unit = (j * WIDTH + n) % r->P;
+            const A *from = weight + (gate * r->H + unit) * K;
+            for (ptrdiff_t k = first; k < stop; k++) panel[k * width + n] = unit < r->H ? from[k] : 0;
+        }
+    }
+}
+
+/* panel j of weight: (G P, N) from (G H, N) */
+static void FN(pack_straight)(const fn_rnn *r, const A *weight, ptrdiff_t N, A *pack, ptrdiff_t j) {
+    const ptrdiff_t width = FN(panel_width)(N, j), inside = N - j * WIDTH < width ? N - j * WIDTH : width;
+    A *panel = pack + j * WIDTH * r->G * r->P;
+    for (ptrdiff_t k = 0; k < r->G * r->P; k++, panel += width) {
+        const ptrdiff_t gate = k / r->P, unit = k % r->P;
+        if (unit >= r->H) {
+            memset(panel, 0, (size_t)width * sizeof(A));
+            continue;
+        }
+        memcpy(panel, weight + (gate * r->H + unit) * N + j * WIDTH, (size_t)inside * sizeof(A));
+        for (ptrdiff_t n = inside; n < width; n++) panel[n] = 0;
+    }
+}
+
+static void FN(pack_weight_ih)(void *rnn, ptrdiff_t j, int worker) {
+    const fn_rnn *r = rnn;
+    (void)worker;
+    FN(pack_turned)(r, r->weight_ih, r->I, r->pack_ih, j);
+}
+static void FN(pack_weight_hh)(void *rnn, ptrdiff_t j, int worker) {
+    const fn_rnn *r = rnn;
+    (void)worker;
+    FN(pack_turned)(r, r->weight_hh, r->H, r->pack_hh, j);
+}
+static void FN(pack_back_ih)(void *rnn, ptrdiff_t j, int worker) {
+    const fn_rnn *r = rnn;
+    (void)worker;
+    FN(pack_straight)(r, r->weight_ih, r->I, r->back_ih, j);
+}
+static void FN(pack_back_hh)(void *rnn, ptrdiff_t j, int worker) {
+    const fn_rnn *r = rnn;
+    (void)worker;
+    FN(pack_straight)(r, r->weight_hh, r->H, r->back_hh, j);
+}
+
+/* row k of a matrix (K, N) that is packed row by row; NULL: zeros */
+INLINE void FN(pack_row)(A *pack, ptrdiff_t K, ptrdiff_t N, ptrdiff_t k, const A *row) {
+    for (ptrdiff_t j = 0; j < FN(panels)(N); j++) {
+        const ptrdiff_t width = FN(panel_width)(N, j), inside = N - j * WIDTH < width ? N - j * WIDTH : width;
+        A *to = pack + j * WIDTH * K + k * width;
+        if (!row) {
+            memset(to, 0, (size_t)width * sizeof(A));
+            continue;
+        }
+        memcpy(to, row + j * WIDTH, (size_t)inside * sizeof(A));
+        for (ptrdiff_t n = inside; n < width; n++) to[n] = 0;
+    }
+}
