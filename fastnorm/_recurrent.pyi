@@ -38,3 +38,21 @@ def forward(
     isa: str,
     threads: int,
 ) -> tuple[ndarray, ndarray, ndarray | None, Tape]: ...
+
+class Step:
+    h: Final[ndarray]
+    c: Final[ndarray | None]
+    y: Final[ndarray]
+    def __init__(
+        self,
+        cell: str,
+        norm: str | None,
+        eps: float,
+        rows: int,
+        weight_ih: ndarray,
+        weight_hh: ndarray,
+        vectors: ndarray,
+        isa: str,
+        threads: int,
+    ) -> None: ...
+    def __call__(self, x: ndarray) -> ndarray: ...

@@ -164,6 +164,14 @@ cdef inline void *data(cnp.ndarray a) noexcept:
     return NULL if a is None else cnp.PyArray_DATA(a)
 
 
+cdef void point_vectors(fn_rnn *r, cnp.ndarray vectors, size_t size) noexcept:
+    """Where each parameter stands among `vectors`, as `forward` describes them."""
+    cdef char *row = <char *> data(vectors)
+    cdef ptrdiff_t gates = r.G * r.P * size
+    r.bias_ih, r.bias_hh, r.gain_ih, r.gain_hh = row, row + gates, row + 2 * gates, row + 3 * gates
+    r.gain_c, r.bias_c = row + 4 * gates, row + 4 * gates + r.P * size
+
+
 # ---- a sequence -------------------------------------------------------------------------------------------------
 
 @cython.final
@@ -284,10 +292,7 @@ def forward(str cell, norm, double eps, bint recompute, cnp.ndarray x, cnp.ndarr
     c = None if c0 is None else np.empty((r.B, r.H), x.dtype)
     r.x, r.h0, r.c0, r.lengths = data(x), data(h0), data(c0), <const ptrdiff_t *> data(lengths)
     r.weight_ih, r.weight_hh = data(weight_ih), data(weight_hh)
-    cdef char *row = <char *> data(vectors)
-    cdef ptrdiff_t gates = r.G * r.P * k.size
-    r.bias_ih, r.bias_hh, r.gain_ih, r.gain_hh = row, row + gates, row + 2 * gates, row + 3 * gates
-    r.gain_c, r.bias_c = row + 4 * gates, row + 4 * gates + r.P * k.size
+    point_vectors(r, vectors, k.size)
     r.y, r.h_end, r.c_end = data(y), data(h), data(c)
     with nogil:
         fn_rnn_pack(k, r, False, threads)
@@ -297,3 +302,58 @@ def forward(str cell, norm, double eps, bint recompute, cnp.ndarray x, cnp.ndarr
     tape.arrays = (kept_memory, x, h0, c0, lengths, vectors)
     tape.weights = (weight_ih, weight_hh)
     return y, h, c, tape
+
+
+# ---- one step after another -------------------------------------------------------------------------------------
+
+@cython.final
+cdef class Step:
+    """A layer that is given one x (B, I) at a time and carries its state; it allocates nothing after it was made.
+
+    h, c, y : the state and the output, (B, H), the same arrays for ever
+    """
+
+    cdef fn_rnn r
+    cdef const fn_rnn_kernels *k
+    cdef object memory, vectors
+    cdef readonly cnp.ndarray h, c, y
+
+    def __init__(self, str cell, norm, double eps, Py_ssize_t rows, cnp.ndarray weight_ih, cnp.ndarray weight_hh,
+                 cnp.ndarray vectors, str isa, int threads):
+        cdef fn_rnn *r = &self.r
+        cdef part parts[7]
+        cdef ptrdiff_t gates
+        memset(r, 0, sizeof(fn_rnn))
+        self.k = kernels_of(isa, weight_ih)
+        r.cell, r.norm, r.eps = CELLS[cell], NORMS[norm], eps
+        r.T, r.B, r.I, r.H = 1, rows, weight_ih.shape[1], weight_hh.shape[1]
+        r.G = weight_ih.shape[0] // r.H
+        r.P = vectors.shape[1]
+        r.chunk = r.px_steps = r.ph_steps = 1
+        r.slices = fn_rnn_slices(r, threads)
+        gates = r.G * r.P
+        parts[0] = part(&r.pack_ih, fn_rnn_packed(r.I, gates))
+        parts[1] = part(&r.pack_hh, fn_rnn_packed(r.H, gates))
+        parts[2] = part(&r.px, rows * gates)
+        parts[3] = part(&r.ph, rows * gates)
+        parts[4] = part(&r.h, 2 * rows * r.P)
+        parts[5] = part(&r.c, 2 * rows * r.P)
+        parts[6] = part(&r.stats, rows * FN_STATS)
+        self.memory = carve(parts, 7, self.k.size)
+        self.h, self.y = np.zeros((rows, r.H), weight_ih.dtype), np.zeros((rows, r.H), weight_ih.dtype)
+        self.c = np.zeros((rows, r.H), weight_ih.dtype) if r.cell == FN_LSTM else None
+        r.h0 = r.h_end = data(self.h)
+        r.c0 = r.c_end = data(self.c)
+        r.y = data(self.y)
+        self.vectors = vectors
+        point_vectors(r, vectors, self.k.size)
+        r.weight_ih, r.weight_hh = data(weight_ih), data(weight_hh)
+        with nogil:
+            fn_rnn_pack(self.k, r, False, threads)
+
+    def __call__(self, cnp.ndarray x):
+        """y, for a contiguous x of the layer's dtype and shape."""
+        self.r.x = cnp.PyArray_DATA(x)
+        with nogil:
+            fn_rnn_forward(self.k, &self.r)
+        return self.y

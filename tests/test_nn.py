@@ -10,7 +10,9 @@ from projection import assert_gradients
 from fastnorm.nn import LSTM, Embedding, Layer, Linear, softmax_cross_entropy
 
 
-@pytest.mark.parametrize("module", ["layer", "linear", "embedding", "recurrent", "rnn", "losses", "optim"])
+@pytest.mark.parametrize(
+    "module", ["layer", "linear", "embedding", "recurrent", "rnn", "stream", "losses", "optim"]
+)
 def test_examples(module):
     assert doctest.testmod(importlib.import_module(f"fastnorm.nn.{module}")).failed == 0
 

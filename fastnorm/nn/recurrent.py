@@ -10,6 +10,7 @@ from . import rnn_engine, rnn_plain
 from .activations import Dropout
 from .layer import Layer, as_real, check_shape, check_size
 from .rnn_init import INITS, NORMS, parameters, running_statistics, suffixes
+from .stream import Stream
 
 
 class Spec(NamedTuple):
@@ -166,23 +167,16 @@ class Recurrent(Layer):
 
     def _run(self, k, x, h0, c0, lengths, training):
         """The net of layer and direction k over x: y, h, c and a backward that adds to the gradients."""
-        own = {name: self.params[name + self._suffixes[k]] for name in self._names("params", k)}
-        running = None
-        if self.norm == "batch":
-            running = {name: self.buffers[name + self._suffixes[k]] for name in self._names("buffers", k)}
-        p = own
-        if self.norm == "weight":
-            p = {name: value for name, value in own.items() if not name.startswith("gain")}
-            for which in ("ih", "hh"):
-                p[f"weight_{which}"] = norms.weight_norm(own[f"weight_{which}"], own[f"gain_{which}"])
+        p, running = self._values(k)
         y, h, c, tape = rnn_engine.forward(self._spec, x, h0, c0, p, running, lengths, training)
 
         def backward(dy, dh, dc):
             dx, dh0, dc0, grads = tape(dy, dh, dc)
             if self.norm == "weight":
                 for which in ("ih", "hh"):
+                    own = (self._own("params", k)[f"{part}_{which}"] for part in ("weight", "gain"))
                     grads[f"weight_{which}"], grads[f"gain_{which}"] = norms.weight_norm_backward(
-                        grads[f"weight_{which}"], own[f"weight_{which}"], own[f"gain_{which}"]
+                        grads[f"weight_{which}"], *own
                     )
             for name, grad in grads.items():
                 self.grads[name + self._suffixes[k]] += grad
@@ -190,13 +184,42 @@ class Recurrent(Layer):
 
         return y, h, c, backward
 
-    def _names(self, kind, k):
-        """The names of layer and direction k among the parameters or buffers, without their suffix."""
-        suffix = self._suffixes[k]
-        names = getattr(self, kind)
-        if not suffix:
-            return list(names)
-        return [name.removesuffix(suffix) for name in names if name.endswith(suffix)]
+    def _values(self, k):
+        """Parameters and running statistics of layer and direction k, without suffix; weight norm is done."""
+        p = self._own("params", k)
+        if self.norm == "weight":
+            for which in ("ih", "hh"):
+                p[f"weight_{which}"] = norms.weight_norm(p[f"weight_{which}"], p.pop(f"gain_{which}"))
+        return p, self._own("buffers", k) if self.norm == "batch" else None
+
+    def _own(self, kind, k):
+        """The parameters or buffers of layer and direction k, without their suffix."""
+        suffix, arrays = self._suffixes[k], getattr(self, kind)
+        return {name.removesuffix(suffix): array for name, array in arrays.items() if name.endswith(suffix)}
+
+    def stream(self, batch_size=1, state=None):
+        """The net for one step at a time, with its parameters as they are now.
+
+        Parameters
+        ----------
+        batch_size : int
+            B, the rows of each step.
+        state : as in a call, optional
+
+        Returns
+        -------
+        Stream
+            ``stream(x) -> y`` for x (B, I) and y (B, H): inference, with no allocation from step to step (but
+            for norm="batch").
+
+        Raises
+        ------
+        ValueError
+            For a net in both directions, which needs the whole sequence, or a wrong size or state.
+        """
+        if self.bidirectional:
+            raise ValueError("bidirectional is True, and a stream needs a net in one direction")
+        return Stream(self, check_size("batch_size", batch_size), state)
 
     def load_state_dict(self, state):
         """As `Layer.load_state_dict`; a single layer also takes torch's names, which end in ``_l0``."""

@@ -33,6 +33,14 @@ def forward(spec, x, h0, c0, p, running=None, lengths=None, training=True):
     return y, h, c, backward
 
 
+def make_step(spec, p, running, rows, dtype):
+    """A `_recurrent.Step` over `rows` rows with the parameters p as they are now."""
+    weights = [np.ascontiguousarray(p[name]) for name in ("weight_ih", "weight_hh")]
+    norm = None if spec.norm == "weight" else spec.norm
+    vectors = _vectors(spec.cell, norm, p, weights[1].shape[1], dtype)
+    return _recurrent.Step(spec.cell, norm, spec.eps, rows, *weights, vectors, _norm.isa(), get_num_threads())
+
+
 def _vectors(cell, norm, p, H, dtype):
     """Biases and gains, gate by gate, each padded: (4 G + 2, P)."""
     G, pad = GATES[cell], _recurrent.PAD
