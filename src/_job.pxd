@@ -43,6 +43,7 @@ cdef extern from "job.h" nogil:
         double eps
         void *mean
         void *rstd
+        const double *far_rstd
         double *mean64
         double *var64
         double *count64

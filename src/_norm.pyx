@@ -5,6 +5,7 @@ cimport cython
 cimport numpy as cnp
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
+from libc.float cimport FLT_MAX
 from libc.math cimport isfinite, sqrt
 from libc.string cimport memcmp, memset
 
@@ -159,6 +160,8 @@ cdef object normalize(cnp.ndarray x, Layout layout, object weight, object bias, 
     if running is not None and running.frozen:
         job.given = 1
         mean, rstd = running.mean, running.var
+        if running.wide is not None:
+            job.far_rstd = <const double *> cnp.PyArray_DATA(running.wide)
     else:
         if mask is not None:
             add_mask(&job, &axes, mask, layout)

@@ -134,6 +134,8 @@ fn_scalars fn_scalars_of(const fn_backward_job *b, double g, double gx, double x
     return s;
 }
 
+double fn_moved(double gx, double shift, double g) { return g == 0 ? gx : gx - shift * g; }
+
 void fn_put_scalars(const fn_job *job, fn_unit_sums *u, ptrdiff_t i, fn_scalars s) {
     fn_set(job, u->shift, i, s.shift);
     fn_set(job, u->c1, i, s.c1);

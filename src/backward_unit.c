@@ -30,7 +30,7 @@ void fn_many_rows_chunk(const fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t par
                 s = fn_scalars_of(b, weight * g, weight * gx, x, count);
                 if (b->from_sums)
                     fn_add_params(b, part, k.offset[FN_DWEIGHT] + r * axis->stride[FN_DWEIGHT],
-                                  k.offset[FN_DBIAS] + r * axis->stride[FN_DBIAS], g, gx - s.shift * g);
+                                  k.offset[FN_DBIAS] + r * axis->stride[FN_DBIAS], g, fn_moved(gx, s.shift, g));
             }
             fn_put_scalars(job, u, r, s);
         }
@@ -143,7 +143,7 @@ static void settle_rows(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t
     if (!b->from_sums) return;
     if (!b->row_cells) {
         fn_add_params(b, part, unit->offset[FN_DWEIGHT], unit->offset[FN_DBIAS], u->plain.g[0],
-                      u->plain.gx[0] - s.shift * u->plain.g[0]);
+                      fn_moved(u->plain.gx[0], s.shift, u->plain.g[0]));
         return;
     }
     for (ptrdiff_t r = 0; r < plan->rows; r++) {
@@ -152,7 +152,7 @@ static void settle_rows(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t
         fn_plan_seek(plan->reduced, plan->nreduced, r, offset);
         for (ptrdiff_t piece = 0; piece < b->cut.splits; piece++) {
             const double g = u->cells.g[r * b->cut.splits + piece], gx = u->cells.gx[r * b->cut.splits + piece];
-            fn_add_params(b, part, offset[FN_DWEIGHT], offset[FN_DBIAS], g, gx - s.shift * g);
+            fn_add_params(b, part, offset[FN_DWEIGHT], offset[FN_DBIAS], g, fn_moved(gx, s.shift, g));
         }
     }
 }
@@ -183,7 +183,7 @@ static void settle_cols(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t
                                   in_fold * plan->fold.stride[FN_DWEIGHT],
                               unit->offset[FN_DBIAS] + i * plan->inner.stride[FN_DBIAS] +
                                   in_fold * plan->fold.stride[FN_DBIAS],
-                              u->chunk.g[c], u->chunk.gx[c] - s.shift * u->chunk.g[c]);
+                              u->chunk.g[c], fn_moved(u->chunk.gx[c], s.shift, u->chunk.g[c]));
         }
     }
 }

@@ -143,7 +143,7 @@ INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, in
             if (has_x) {
                 vec xhat = (FN(fetch)(xs[i], at, k, 0) - (along ? m : mean[i])) * (along ? s : rstd[i]);
                 xhat = FN(zero_outside)(inside, at, k, xhat);
-                tgx += g * (shifted ? xhat - (along ? h : shift[i]) : xhat);
+                tgx += g * (shifted ? FN(zero_outside)(inside, at, k, xhat - (along ? h : shift[i])) : xhat);
                 if (along) tx += xhat;
             }
         }

@@ -1,5 +1,7 @@
 /* The forward driver: moments block by block, merged in a fixed order; finalize; apply. Where a unit stays in cache its
  * statistics and its result are taken in one task, else all chunks of all units go through the one and then the other. */
+#include <float.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -133,6 +135,15 @@ static void settle(const fn_job *job, const fn_axis *axis, const ptrdiff_t offse
     }
 }
 
+/* A given rstd beyond A's largest number: the data come nearer by a power of two, as far as the mean can follow. */
+static fn_slice far_scale(double mean, double rstd) {
+    const int wanted = ilogb(rstd) - 126, most = mean == 0 ? 126 : isfinite(mean) ? 125 - ilogb(mean) : 0;
+    const int p = most < 0 ? 0 : wanted < most ? wanted : most;
+    fn_slice s = {.prescale = ldexp(1, p), .scaled_mean = ldexp(mean, p), .scaled_rstd = ldexp(rstd, -p)};
+    if (s.scaled_rstd > FLT_MAX) s.scaled_rstd = FLT_MAX;
+    return s;
+}
+
 static void load_given(const fn_job *job, const fn_axis *axis, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t n,
                        slot_stats *stats) {
     stats->prescaled = 0;
@@ -141,6 +152,12 @@ static void load_given(const fn_job *job, const fn_axis *axis, const ptrdiff_t o
         fn_set(job, stats->mean, i, job->mean ? fn_get(job, job->mean, at) : 0);
         fn_set(job, stats->comp, i, 0);
         fn_set(job, stats->rstd, i, job->rstd ? fn_get(job, job->rstd, at) : 1);
+    }
+    for (ptrdiff_t i = 0; job->far_rstd && i < n; i++) {
+        const double rstd = job->far_rstd[offset[FN_STAT] + i * axis->stride[FN_STAT]];
+        if (!(rstd > FLT_MAX) || isinf(rstd)) continue;
+        const fn_slice s = far_scale(fn_get(job, stats->mean, i), rstd);
+        use_slice(job, stats, n, i, &s);
     }
 }
 

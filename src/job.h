@@ -25,6 +25,7 @@ typedef struct {
     int given;         /* the statistics are given: forward uses them, backward holds them constant */
     double eps;
     void *mean, *rstd;      /* statistics in A, read where given and in the backward, else written; may be NULL */
+    const double *far_rstd; /* given: rstd in double, where A is too narrow for some; else NULL */
     double *mean64, *var64; /* forward: the same in double, biased variance; may be NULL */
     double *count64;        /* forward: how many elements entered; may be NULL */
     void *dweight, *dbias;  /* backward: results in A; NULL: not wanted */

@@ -135,7 +135,7 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
                 vec xhat = FN(zero_outside)(mask, at, k, (FN(fetch)(x, at, k, 0) - m) * s);
                 xhat = FN(inside_row)(k, xhat);
                 vec moved = xhat;
-                if (shifted) moved -= along ? FN(fetch_a)(shift, at, k) : shift0;
+                if (shifted) moved = FN(zero_outside)(mask, at, k, xhat - (along ? FN(fetch_a)(shift, at, k) : shift0));
                 tgx[u] += FN(inside_row)(k, g * moved);
                 if (!along) tx[u] += xhat;
             }

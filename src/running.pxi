@@ -5,7 +5,7 @@
 cdef class Running:
     """Running statistics of one call: to be updated, or frozen, then (mean, rstd) of the compute type."""
 
-    cdef cnp.ndarray mean, var, wide
+    cdef cnp.ndarray mean, var, wide  # wide, in double: the batch's statistics, or a frozen rstd beyond float32
     cdef double momentum
     cdef bint frozen
 
@@ -61,19 +61,29 @@ cdef Running to_frozen(object mean, object var, bint scale, double eps, cnp.ndar
     return running
 
 
-cdef void read_frozen(cnp.ndarray a, cnp.ndarray to, int code, bint root, double eps, Running running) noexcept:
+cdef int read_frozen(cnp.ndarray a, cnp.ndarray to, int code, bint root, double eps, Running running) except -1:
+    """`a` as mean, or as the variance's rstd, in the compute type; rstd also in double where that is too narrow."""
     cdef const fn_verbs *verbs = tier.verbs[dtype_code(a)]
     cdef const char *p = <const char *> cnp.PyArray_DATA(a)
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, step = cnp.PyArray_STRIDE(a, 0)
+    cdef cnp.npy_intp n = cnp.PyArray_DIM(a, 0)
+    cdef bint far = False
     cdef double value
-    for i in range(cnp.PyArray_DIM(a, 0)):
-        value = verbs.load1(p)
-        put(cnp.PyArray_DATA(to), i, 1 / sqrt(value + eps) if root else value, code)
-        p += cnp.PyArray_STRIDE(a, 0)
-    if root:
-        running.var = to
-    else:
+    for i in range(n):
+        value = verbs.load1(p + i * step)
+        if root:
+            value = 1 / sqrt(value + eps)
+            far = far or FLT_MAX < value
+        put(cnp.PyArray_DATA(to), i, value, code)
+    if not root:
         running.mean = to
+        return 0
+    running.var = to
+    if far and code != FN_F64:
+        running.wide = cnp.PyArray_EMPTY(1, &n, cnp.NPY_DOUBLE, 0)
+        for i in range(n):
+            (<double *> cnp.PyArray_DATA(running.wide))[i] = 1 / sqrt(verbs.load1(p + i * step) + eps)
+    return 0
 
 
 cdef int prepare_running(Running running, fn_job *job, Axes *axes) except -1:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import fastnorm
+from fastnorm import reference
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
@@ -13,6 +14,22 @@ def test_a_constant_slice_gives_the_bias_for_the_smallest_eps(dtype, value, eps)
     for axis, shape in [(-1, (2, 5)), (0, (40, 3))]:
         y = fastnorm.normalize(np.full(shape, value, dtype), axis, bias=0.25, eps=eps)
         assert (y == 0.25).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("eps", [1e-300, 1e-80, 1e-77])
+@pytest.mark.parametrize("shape", [(2, 3), (300, 3), (2, 3, 7, 400)])
+def test_running_statistics_without_variance_and_the_smallest_eps(dtype, eps, shape):
+    # 1 / sqrt(eps) is beyond float32, but not what it makes of the data
+    x = np.zeros(shape, dtype)
+    x[:, 2] = 1
+    x[0, 0], x[0, 1] = 1e-20, 6e-8
+    mean = np.array([0, 0, 1], dtype)
+    options = {"running_mean": mean, "running_var": 0 * mean, "training": False, "eps": eps}
+    y = fastnorm.batch_norm(x, **options)
+    with np.errstate(over="ignore"):
+        expected = reference.batch_norm(x, **options).astype(dtype)
+    np.testing.assert_allclose(y, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("value", [1e40, 1e228, 1e308])

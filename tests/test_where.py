@@ -57,6 +57,33 @@ def test_what_stands_under_the_mask_reaches_nothing_else(case, junk):
     np.testing.assert_array_equal(bad.var, good.var)
 
 
+ALL, FIRST, SECOND = slice(None), 0, 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "weight_shape", "nan", "outside"),
+    [
+        ((4, 6), -1, (6,), (ALL, FIRST), (ALL, SECOND)),
+        ((4, 6), 0, (4, 1), (FIRST, ALL), (SECOND, ALL)),
+        ((4, 6), (0, 1), (4, 1), (FIRST, ALL), (SECOND, ALL)),
+        ((4, 6), (0, 1), (4, 6), (FIRST, ALL), (SECOND, ALL)),
+        ((2, 5000), -1, (5000,), (ALL, FIRST), (ALL, SECOND)),
+        ((7, 33, 1100), (0, 2), (7, 33, 1), (FIRST, ALL, ALL), (SECOND, ALL, ALL)),
+        ((40, 3, 4), (0, 2), (4,), (ALL, ALL, FIRST), (ALL, ALL, SECOND)),
+        ((40, 3, 4), (0, 2), (40, 1, 1), (FIRST, ALL, ALL), (SECOND, ALL, ALL)),
+    ],
+)
+def test_a_parameter_outside_has_no_gradient_in_a_slice_of_nan(shape, axis, weight_shape, nan, outside, rng):
+    x, dy, mask = values(rng, shape, FLOAT32), values(rng, shape, FLOAT32), np.ones(shape, bool)
+    x[nan], mask[outside] = np.nan, False
+    weight = np.ones(weight_shape, np.float32)
+    _, stats = fastnorm.normalize(x, axis, where=mask, return_stats=True)
+    dweight = fastnorm.normalize_backward(dy, x, stats, axis, weight, where=mask).dweight
+    assert np.isnan(stats.mean).all()
+    assert (np.broadcast_to(dweight, shape)[outside] == 0).all()
+    assert np.isnan(np.broadcast_to(dweight, shape)[nan]).all()
+
+
 @given(masked_cases())
 def test_every_element_is_normalized_with_the_statistics(case):
     x, axis, mask, options, _ = case
