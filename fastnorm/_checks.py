@@ -36,6 +36,8 @@ def _plain(x, name):
         if hasattr(x, "__dlpack__") and not hasattr(x, "__array__"):
             return np.from_dlpack(x)
         return np.asarray(x)
+    except RecursionError:
+        raise
     except (TypeError, ValueError, RuntimeError, BufferError, ImportError) as error:
         raise TypeError(f"{name} cannot be read as an array, needs one: {error}") from error
 
@@ -100,6 +102,8 @@ def to_mask(where, shape):
     where = _plain(where, "where")
     if where.dtype != np.bool_:
         raise TypeError(f"where has dtype {where.dtype}, needs bool")
+    if where.view(np.uint8).max(initial=0) > 1:  # a view of other bytes, all of which but 0 are true
+        where = where.view(np.uint8) != 0
     try:
         return np.broadcast_to(where, shape)
     except ValueError:

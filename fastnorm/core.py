@@ -1,5 +1,7 @@
 """The public functions over any axes, under which every layout of `norms.py` is a special case."""
 
+from math import prod
+
 import numpy as np
 
 from . import _checks as checks
@@ -162,7 +164,7 @@ def standardize(x, axis=0, *, ddof=0, eps=0.0, where=None, out=None):
     if ddof != 0:
         # (n - ddof) / n of the corrected variance is the biased one: scale eps with it, and the result back
         if where is None:
-            n = np.float64(np.prod([x.shape[a] for a in axes]))
+            n = np.float64(prod(x.shape[a] for a in axes))
         else:
             n = checks.to_mask(where, x.shape).sum(axis=axes, keepdims=True, dtype=np.float64)
         with np.errstate(all="ignore"):
@@ -193,7 +195,7 @@ def l2_normalize(x, axis=-1, *, eps=0.0, out=None):
     """
     x = as_input(x)
     layouts.over_axes(x.ndim, axis)
-    n = float(np.prod([x.shape[a] for a in (axis if isinstance(axis, tuple) else (axis,))]))
+    n = float(prod(x.shape[a] for a in (axis if isinstance(axis, tuple) else (axis,))))
     eps = checks.to_eps(eps)
     if n == 0:
         checks.empty_axis(x.shape, axis if isinstance(axis, tuple) else (axis,))

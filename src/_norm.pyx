@@ -24,9 +24,6 @@ cdef extern from "Python.h":
 
 cdef extern from "numpy/arrayobject.h":
     object PyArray_NewLikeArray(cnp.ndarray prototype, cnp.NPY_ORDER order, void *dtype, int subok)
-    object PyDataMem_SetHandler(object handler)
-    object PyDataMem_GetHandler()
-    PyObject *PyDataMem_DefaultHandler
 
 cdef extern from *:
     """
@@ -37,6 +34,7 @@ cdef extern from *:
 cnp.import_array()
 
 include "tiers.pxi"
+include "handler.pxi"
 include "arrays.pxi"
 include "layout.pxi"
 

@@ -15,10 +15,7 @@ import numpy as np
 
 from fastnorm import _norm
 
-cdef extern from "numpy/arrayobject.h":
-    object PyDataMem_SetHandler(object handler)
-    object PyDataMem_GetHandler()
-    PyObject *PyDataMem_DefaultHandler
+include "handler.pxi"
 
 cdef extern from "parallel.h" nogil:
     ctypedef struct fn_threads:
@@ -143,7 +140,7 @@ cdef empty(shape, dtype, Py_ssize_t nbytes):
     try:
         return np.empty(shape, dtype)
     finally:
-        PyDataMem_SetHandler(current)
+        put_back(current)
 
 
 cdef carve(part *parts, int count, size_t size):

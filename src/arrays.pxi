@@ -127,7 +127,7 @@ cdef cnp.ndarray new_large(cnp.ndarray x):
     try:
         return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
     finally:
-        PyDataMem_SetHandler(current)
+        put_back(current)
 
 
 cdef inline cnp.ndarray new_like(cnp.ndarray x):

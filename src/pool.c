@@ -132,6 +132,13 @@ __attribute__((constructor)) static void watch_forks(void) {
 
 /* ---- what is called --------------------------------------------------------------------------------------------- */
 
+static void release_all(void) {
+    pthread_mutex_lock(&lock);
+    block *released = shrink(0);
+    pthread_mutex_unlock(&lock);
+    unmap_all(released);
+}
+
 void *fn_pool_take(size_t bytes) {
     if (bytes > SIZE_MAX / 4) return NULL;
     const size_t size = size_for(bytes);
@@ -140,7 +147,10 @@ void *fn_pool_take(size_t bytes) {
     if (b) unlink_block(b);
     *(b ? &state.reused : &state.fresh) += 1;
     pthread_mutex_unlock(&lock);
-    if (!b) b = map_block(size);
+    if (!b && !(b = map_block(size))) {
+        release_all(); /* the retained ones may be just what is missing */
+        b = map_block(size);
+    }
     return b ? data_of(b) : NULL;
 }
 

@@ -120,6 +120,22 @@ def test_a_mask_of_ones_is_no_mask(dtype, rng):
         assert_close(y, reference.normalize(x, (0, 2)), "y", y_scale(x, (0, 2)))
 
 
+@pytest.mark.parametrize("true", [2, 128, 255])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_every_byte_but_0_is_true(true, axis, rng):
+    # bytes that something else wrote, seen as booleans
+    x, dy = values(rng, (9, 70), FLOAT32), values(rng, (9, 70), FLOAT32)
+    mask = rng.random((9, 70)) < 0.7
+    mask[0] = mask[:, 0] = True
+    results = []
+    for where in (mask, (mask * np.uint8(true)).view(bool)):
+        y, stats = fastnorm.normalize(x, axis, where=where, return_stats=True)
+        grads = fastnorm.normalize_backward(dy, x, stats, axis, np.ones(70, np.float32), where=where)
+        results.append([y, *stats, *grads, *fastnorm.moments(x, axis, correction=1, where=where)])
+    for actual, expected in zip(*results, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
 def test_masked_rows_are_the_rows_cut_short(dtype, rng):
     # Padded sequences: the statistics of the valid part alone, whatever lies beyond.
     x = values(rng, (6, 40), dtype, 2)
