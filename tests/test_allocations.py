@@ -1,4 +1,4 @@
-"""Whichever request for memory fails, the call raises MemoryError, leaks nothing, and the next one is right."""
+"""Whichever request for memory fails: MemoryError, nothing leaked, and the next call is right."""
 
 import ctypes
 import os
