@@ -239,7 +239,7 @@ def forward(str cell, norm, double eps, bint recompute, cnp.ndarray x, cnp.ndarr
     lengths : (B,) intp or None
     vectors : (4 G + 2, P)
         The rows of bias_ih, bias_hh, gain_ih, gain_hh (one for each gate), gain_c, bias_c, padded with zeros.
-        Without a norm bias_ih is the sum of both biases, but for a GRU's n.
+        bias_ih is the sum of both biases, but for a GRU's n.
 
     Returns y, h, c, and the Tape.
     """

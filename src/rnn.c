@@ -33,6 +33,25 @@ enum { MEAN_X, RSTD_X, MEAN_X2, RSTD_X2, MEAN_H, RSTD_H, MEAN_H2, RSTD_H2, MEAN_
 #define MOST_ROWS 4
 #endif
 
+/* Memory that will be read after a matrix product, fetched while it is computed: `bytes` at `at`, and at `too` if that is
+ * not NULL */
+typedef struct {
+    const char *at, *too;
+    ptrdiff_t bytes;
+    ptrdiff_t lines; /* fetched at a time */
+} fn_ahead;
+enum { FN_LINE = 64 };
+
+INLINE void fn_fetch(fn_ahead *a) {
+    if (a->bytes <= 0) return;
+    for (ptrdiff_t i = 0; i < a->lines; i++) __builtin_prefetch(a->at + i * FN_LINE, 0, 3);
+    a->at += a->lines * FN_LINE;
+    a->bytes -= a->lines * FN_LINE;
+    if (!a->too) return;
+    for (ptrdiff_t i = 0; i < a->lines; i++) __builtin_prefetch(a->too + i * FN_LINE, 0, 3);
+    a->too += a->lines * FN_LINE;
+}
+
 #define KIND f32
 #define A float
 #define vec vf32

@@ -34,7 +34,16 @@ INLINE A FN(total)(const vec s[W]) {
     UNROLL for (int half = W / 2; half > 0; half /= 2) { UNROLL for (int w = 0; w < half; w++) t[w] += t[w + half]; }
     return SUM(t[0]);
 }
+/* of all gates together */
+INLINE A FN(total_of)(vec s[][W], int gates) {
+    vec t[W];
+    for (int w = 0; w < W; w++) t[w] = s[0][w];
+    for (int g = 1; g < gates; g++)
+        for (int w = 0; w < W; w++) t[w] += s[g][w];
+    return FN(total)(t);
+}
 INLINE void FN(add_to)(A *p, vec v) { STORE(p, LOAD(p) + v); }
+INLINE void FN(add_product)(A *p, vec a, vec b) { STORE(p, FMA(a, b, LOAD(p))); }
 
 /* Mean and rstd of `gates` gates: a mean, then the squares around it, both put right by the sum of the deviations. The
  * padding is zero. */
@@ -49,9 +58,7 @@ INLINE void FN(statistics)(const A *p, int gates, ptrdiff_t P, ptrdiff_t H, int 
             AT;
             UNROLL for (int g = 0; g < gates; g++) sum[g][w] += LOAD(p + g * P + at);
         }
-        A whole = 0;
-        for (int g = 0; g < gates; g++) whole += FN(total)(sum[g]);
-        mean = whole / n;
+        mean = FN(total_of)(sum, gates) / n;
         for (int g = 0; g < gates; g++)
             for (int w = 0; w < W; w++) sum[g][w] = SPLAT((A)0);
     }
@@ -63,17 +70,12 @@ INLINE void FN(statistics)(const A *p, int gates, ptrdiff_t P, ptrdiff_t H, int 
             vec d = LOAD(p + g * P + at) - centre;
             if (inside < VL) d = (vec)((ivec)d & FIRST(inside > 0 ? inside : 0));
             sum[g][w] += d;
-            square[g][w] += d * d;
+            square[g][w] = FMA(d, d, square[g][w]);
         }
     }
-    A rest = 0, squares = 0;
-    for (int g = 0; g < gates; g++) {
-        rest += FN(total)(sum[g]);
-        squares += FN(total)(square[g]);
-    }
-    A var = squares / n;
+    A var = FN(total_of)(square, gates) / n;
     if (norm == FN_LAYER) {
-        rest /= n;
+        const A rest = FN(total_of)(sum, gates) / n;
         mean += rest;
         var -= rest * rest;
     }
@@ -86,22 +88,24 @@ INLINE vec FN(hat)(const A *p, ptrdiff_t at, int norm, A mean, A rstd) {
     return (norm == FN_LAYER ? v - SPLAT(mean) : v) * SPLAT(rstd);
 }
 INLINE vec FN(affine)(const A *p, ptrdiff_t at, int norm, const A *stats, const A *gain, const A *bias) {
-    return FN(hat)(p, at, norm, stats[0], stats[1]) * LOAD(gain + at) + LOAD(bias + at);
+    return FMA(FN(hat)(p, at, norm, stats[0], stats[1]), LOAD(gain + at), LOAD(bias + at));
 }
-/* the share of x (h) in unit `at` of gate g; `block` says which of the row's statistics it is normalized with */
+/* the share of x (h) in unit `at` of gate g; `block` says which of the row's statistics it is normalized with. Where
+ * only the sum of both is needed, bias_x holds both biases */
 INLINE vec FN(share_x)(const FN(row) * r, int norm, ptrdiff_t at, int block) {
     return FN(affine)(r->px, at, norm, r->stats + (block ? MEAN_X2 : MEAN_X), r->gain_x, r->bias_x);
 }
 INLINE vec FN(share_h)(const FN(row) * r, int norm, ptrdiff_t at, int block) {
     return FN(affine)(r->ph, at, norm, r->stats + (block ? MEAN_H2 : MEAN_H), r->gain_h, r->bias_h);
 }
-/* the whole argument of a gate; without a norm px already holds both products and bias_x both biases */
+/* the whole argument of a gate: bias_x holds both biases, and without a norm px both products */
 INLINE vec FN(argument)(const FN(row) * r, int norm, ptrdiff_t at) {
-    if (norm) return FN(share_x)(r, norm, at, 0) + FN(share_h)(r, norm, at, 0);
-    return LOAD(r->px + at) + LOAD(r->bias_x + at);
+    if (!norm) return LOAD(r->px + at) + LOAD(r->bias_x + at);
+    const vec hhat = FN(hat)(r->ph, at, norm, r->stats[MEAN_H], r->stats[RSTD_H]);
+    return FMA(hhat, LOAD(r->gain_h + at), FN(share_x)(r, norm, at, 0));
 }
-INLINE vec FN(slope_sigmoid)(vec s) { return s * (SPLAT((A)1) - s); }
-INLINE vec FN(slope_tanh)(vec t) { return SPLAT((A)1) - t * t; }
+INLINE vec FN(slope_sigmoid)(vec s) { return FMA(-s, s, s); }
+INLINE vec FN(slope_tanh)(vec t) { return FMA(-t, t, SPLAT((A)1)); }
 
 /* ---- norm, backward: the two sums of a block of gates, then its gradients -------------------------------------------- */
 
@@ -120,14 +124,20 @@ INLINE void FN(take_sums)(FN(sums) * s, const FN(row) * r, int norm, ptrdiff_t a
         s->x[w] += gx;
         s->h[w] += gh;
     }
-    s->xhat[w] += gx * FN(hat)(r->px, at, norm, sx[0], sx[1]);
-    s->hhat[w] += gh * FN(hat)(r->ph, at, norm, sh[0], sh[1]);
+    s->xhat[w] = FMA(gx, FN(hat)(r->px, at, norm, sx[0], sx[1]), s->xhat[w]);
+    s->hhat[w] = FMA(gh, FN(hat)(r->ph, at, norm, sh[0], sh[1]), s->hhat[w]);
 }
 typedef struct {
     A x, xhat, h, hhat; /* means over the block */
 } FN(means);
 INLINE FN(means) FN(finish)(const FN(sums) * s, A n) {
     return (FN(means)){FN(total)(s->x) / n, FN(total)(s->xhat) / n, FN(total)(s->h) / n, FN(total)(s->hhat) / n};
+}
+/* brings nearer what put_grads will write */
+INLINE void FN(expect_grads)(const FN(gate_grads) * d, ptrdiff_t at) {
+    const ptrdiff_t offset = at / FN_PAD * d->block + at % FN_PAD;
+    __builtin_prefetch(d->x + offset, 1);
+    __builtin_prefetch(d->h + offset, 1);
 }
 /* gradients at px and ph from those at the shares; `split`: the biases' gradients differ */
 INLINE void FN(put_grads)(const FN(row) * r, FN(totals) * to, FN(gate_grads) * d, int norm, ptrdiff_t at, int block,
@@ -142,15 +152,15 @@ INLINE void FN(put_grads)(const FN(row) * r, FN(totals) * to, FN(gate_grads) * d
         return;
     }
     const vec xhat = FN(hat)(r->px, at, norm, sx[0], sx[1]), hhat = FN(hat)(r->ph, at, norm, sh[0], sh[1]);
-    FN(add_to)(to->gain_x + at, dx * xhat);
-    FN(add_to)(to->gain_h + at, dh * hhat);
+    FN(add_product)(to->gain_x + at, dx, xhat);
+    FN(add_product)(to->gain_h + at, dh, hhat);
     vec gx = dx * LOAD(r->gain_x + at), gh = dh * LOAD(r->gain_h + at);
     if (norm == FN_LAYER) {
         gx -= SPLAT(m->x);
         gh -= SPLAT(m->h);
     }
-    STORE(d->x + offset, (gx - xhat * SPLAT(m->xhat)) * SPLAT(sx[1]));
-    STORE(d->h + offset, (gh - hhat * SPLAT(m->hhat)) * SPLAT(sh[1]));
+    STORE(d->x + offset, FMA(-xhat, SPLAT(m->xhat), gx) * SPLAT(sx[1]));
+    STORE(d->h + offset, FMA(-hhat, SPLAT(m->hhat), gh) * SPLAT(sh[1]));
 }
 
 /* ---- RNN ------------------------------------------------------------------------------------------------------------ */
@@ -194,12 +204,12 @@ INLINE void FN(gru_gates)(const FN(row) * r, int norm, ptrdiff_t at, vec *reset,
         *reset = FN(sigmoid)(FN(argument)(r, norm, at));
         *z = FN(sigmoid)(FN(argument)(r, norm, P + at));
         *mix = FN(share_h)(r, norm, in_n, 1);
-        *n = FN(tanh)(FN(share_x)(r, norm, in_n, 1) + *reset * *mix);
+        *n = FN(tanh)(FMA(*reset, *mix, FN(share_x)(r, norm, in_n, 1)));
     } else {
         *reset = FN(sigmoid)(LOAD(r->px + at) + LOAD(r->ph + at) + LOAD(r->bias_x + at));
         *z = FN(sigmoid)(LOAD(r->px + P + at) + LOAD(r->ph + P + at) + LOAD(r->bias_x + P + at));
         *mix = LOAD(r->ph + in_n) + LOAD(r->bias_h + in_n);
-        *n = FN(tanh)(LOAD(r->px + in_n) + LOAD(r->bias_x + in_n) + *reset * *mix);
+        *n = FN(tanh)(FMA(*reset, *mix, LOAD(r->px + in_n) + LOAD(r->bias_x + in_n)));
     }
 }
 
@@ -221,7 +231,7 @@ INLINE void FN(gru_forward)(const FN(row) * r, int norm, A eps, const A *h_old, 
             STORE(r->px + 2 * P + at, n);
             STORE(mixed + at, mix);
         }
-        if (h) STORE(h + at, (SPLAT((A)1) - z) * n + z * LOAD(h_old + at));
+        if (h) STORE(h + at, FMA(z, LOAD(h_old + at), (SPLAT((A)1) - z) * n));
     }
 }
 
@@ -288,7 +298,7 @@ INLINE void FN(lstm_forward)(const FN(row) * r, int norm, A eps, const A *c_old,
             STORE(r->px + 3 * P + at, o);
             if (!h) continue;
         }
-        const vec cell = f * LOAD(c_old + at) + i * g;
+        const vec cell = FMA(f, LOAD(c_old + at), i * g);
         STORE(c + at, cell);
         STORE(h + at, norm ? o : o * FN(tanh)(cell));
     }
@@ -316,7 +326,7 @@ INLINE void FN(lstm_backward)(const FN(row) * r, int norm, const A *c_old, const
         UNITS {
             AT;
             const vec dy = LOAD(dh + at), o = LOAD(r->px + 3 * P + at), out = FN(tanh)(LOAD(c + at));
-            const vec dcell = dy * o * FN(slope_tanh)(out) + LOAD(dc + at);
+            const vec dcell = FMA(dy * o, FN(slope_tanh)(out), LOAD(dc + at));
             vec grad[3];
             FN(lstm_gate_grads)(at, P, dcell, LOAD(c_old + at), r->px, grad);
             STORE(dc + at, dcell * LOAD(r->px + P + at));
@@ -336,8 +346,9 @@ INLINE void FN(lstm_backward)(const FN(row) * r, int norm, const A *c_old, const
         const vec i = FN(sigmoid)(FN(argument)(r, norm, at)), f = FN(sigmoid)(FN(argument)(r, norm, P + at));
         const vec g = FN(tanh)(FN(argument)(r, norm, 2 * P + at));
         const vec o = FN(sigmoid)(FN(argument)(r, norm, 3 * P + at));
+        UNROLL for (int k = 0; k < 4; k++) FN(expect_grads)(d, k * P + at);
         const vec hat = FN(hat)(c, at, norm, mean_c, rstd_c), gain = LOAD(r->gain_c + at);
-        const vec out = FN(tanh)(hat * gain + LOAD(r->bias_c + at)), dy = LOAD(dh + at);
+        const vec out = FN(tanh)(FMA(hat, gain, LOAD(r->bias_c + at))), dy = LOAD(dh + at);
         const vec into = dy * o * FN(slope_tanh)(out);
         STORE(dh + at, SPLAT((A)0));
         STORE(gates + at, i);
@@ -346,7 +357,7 @@ INLINE void FN(lstm_backward)(const FN(row) * r, int norm, const A *c_old, const
         STORE(gates + 3 * P + at, dy * out * FN(slope_sigmoid)(o));
         STORE(before_c + at, into);
         sum[w] += into * gain;
-        sum_hat[w] += into * gain * hat;
+        sum_hat[w] = FMA(into * gain, hat, sum_hat[w]);
     }
     const A mean = norm == FN_LAYER ? FN(total)(sum) / (A)r->H : 0, mean_hat = FN(total)(sum_hat) / (A)r->H;
     FN(sums) s;
@@ -354,10 +365,10 @@ INLINE void FN(lstm_backward)(const FN(row) * r, int norm, const A *c_old, const
     UNITS {
         AT;
         const vec into = LOAD(before_c + at), hat = FN(hat)(c, at, norm, mean_c, rstd_c);
-        FN(add_to)(to->gain_c + at, into * hat);
+        FN(add_product)(to->gain_c + at, into, hat);
         FN(add_to)(to->bias_c + at, into);
-        const vec dcell =
-            (into * LOAD(r->gain_c + at) - SPLAT(mean) - hat * SPLAT(mean_hat)) * SPLAT(rstd_c) + LOAD(dc + at);
+        const vec deviation = FMA(-hat, SPLAT(mean_hat), FMA(into, LOAD(r->gain_c + at), SPLAT(-mean)));
+        const vec dcell = FMA(deviation, SPLAT(rstd_c), LOAD(dc + at));
         vec grad[3];
         FN(lstm_gate_grads)(at, P, dcell, LOAD(c_old + at), gates, grad);
         STORE(dc + at, dcell * LOAD(gates + P + at));

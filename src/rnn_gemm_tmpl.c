@@ -13,18 +13,21 @@ typedef struct {
 } FN(left);
 
 typedef void FN(tile)(ptrdiff_t K, const A *a, const FN(left) * s, const A *b, ptrdiff_t width, A *c, ptrdiff_t ldc,
-                      ptrdiff_t n, int add);
+                      ptrdiff_t n, int add, fn_ahead *ahead);
 
 #define TILE(MR, NV)                                                                                                   \
     static void FN(tile_##MR##_##NV)(ptrdiff_t K, const A *a, const FN(left) * s, const A *b, ptrdiff_t width, A *c,   \
-                                     ptrdiff_t ldc, ptrdiff_t n, int add) {                                            \
+                                     ptrdiff_t ldc, ptrdiff_t n, int add, fn_ahead *ahead) {                           \
         vec sum[MR][NV];                                                                                               \
         const ptrdiff_t row = s->row, step = s->k, block = s->block;                                                   \
+        for (int i = 0; i < MR; i++)                                                                                   \
+            for (int v = 0; v < NV; v++) __builtin_prefetch(c + i * ldc + v * VL, 1);                                  \
         for (int i = 0; i < MR; i++)                                                                                   \
             for (int v = 0; v < NV; v++) sum[i][v] = SPLAT((A)0);                                                      \
         for (ptrdiff_t first = 0; first < K; first += FN_PAD, a += block) {                                            \
             const ptrdiff_t count = K - first < FN_PAD ? K - first : FN_PAD;                                           \
             const A *p = a;                                                                                            \
+            fn_fetch(ahead);                                                                                           \
             for (ptrdiff_t k = 0; k < count; k++, p += step, b += width) {                                             \
                 vec right[NV];                                                                                         \
                 UNROLL for (int v = 0; v < NV; v++) right[v] = LOAD(b + v * VL);                                       \
@@ -73,9 +76,16 @@ INLINE ptrdiff_t FN(panel_width)(ptrdiff_t N, ptrdiff_t j) {
     return rest >= WIDTH ? WIDTH : fn_rnn_ceil(rest, VL) * VL;
 }
 
-/* `steps` times M rows; a and c move on by a_step and c_step from one to the next */
+/* `steps` times M rows; a and c move on by a_step and c_step from one to the next. Meanwhile what is `ahead` comes
+ * nearer; NULL: nothing */
 static void FN(gemm)(ptrdiff_t steps, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, FN(left) a, ptrdiff_t a_step, const A *b,
-                     A *c, ptrdiff_t ldc, ptrdiff_t c_step, int add) {
+                     A *c, ptrdiff_t ldc, ptrdiff_t c_step, int add, const fn_ahead *ahead) {
+    fn_ahead rest = {0};
+    if (ahead) {
+        const ptrdiff_t tiles = steps * fn_rnn_ceil(M, MOST_ROWS) * FN(panels)(N);
+        rest = *ahead;
+        rest.lines = fn_rnn_ceil(rest.bytes, tiles * fn_rnn_ceil(K, FN_PAD) * FN_LINE);
+    }
     for (ptrdiff_t j = 0; j < FN(panels)(N); j++) {
         const ptrdiff_t width = FN(panel_width)(N, j);
         const A *panel = b + j * WIDTH * K;
@@ -86,7 +96,7 @@ static void FN(gemm)(ptrdiff_t steps, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, FN(
                 const A *rows_of_a = a.a + t * a_step + i * a.row;
                 A *to = c + t * c_step + i * ldc + j * WIDTH;
                 FN(tile) *const tile = FN(tiles)[rows - 1][width / VL - 1];
-                tile(K, rows_of_a, &a, panel, width, to, ldc, n, add);
+                tile(K, rows_of_a, &a, panel, width, to, ldc, n, add, &rest);
             }
         }
     }

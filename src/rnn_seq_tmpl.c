@@ -87,17 +87,26 @@ INLINE ptrdiff_t FN(longest)(const fn_rnn *r, ptrdiff_t b0, ptrdiff_t b1) {
     return longest;
 }
 
+/* what rows [b0, b1) of step t will be made from: px, and in the backward of a norm ph */
+INLINE fn_ahead FN(ahead)(const fn_rnn *r, ptrdiff_t t, ptrdiff_t b0, ptrdiff_t b1, int with_ph) {
+    const size_t bytes = (size_t)((b1 - b0) * r->G * r->P) * sizeof(A);
+    return (fn_ahead){(const char *)FN(px_at)(r, t, b0), with_ph ? (const char *)FN(ph_at)(r, t, b0) : NULL,
+                      (ptrdiff_t)bytes, 0};
+}
+
 /* rows [b0, b1) of steps [at, at + steps): x times its weight into px */
 INLINE void FN(project_x)(const fn_rnn *r, ptrdiff_t at, ptrdiff_t steps, ptrdiff_t b0, ptrdiff_t b1) {
     const FN(left) x = {(const A *)r->x + (at * r->B + b0) * r->I, r->I, 1, FN_PAD};
     const ptrdiff_t N = r->G * r->P;
-    FN(gemm)(steps, b1 - b0, N, r->I, x, r->B * r->I, r->pack_ih, FN(px_at)(r, at, b0), N, r->B * N, 0);
+    FN(gemm)(steps, b1 - b0, N, r->I, x, r->B * r->I, r->pack_ih, FN(px_at)(r, at, b0), N, r->B * N, 0, NULL);
 }
 /* the same for the state before each step, into ph, or added to px */
 INLINE void FN(project_h)(const fn_rnn *r, ptrdiff_t at, ptrdiff_t steps, ptrdiff_t b0, ptrdiff_t b1) {
     const FN(left) h = {FN(h_at)(r, at, b0), r->P, 1, FN_PAD};
     const ptrdiff_t N = r->G * r->P;
-    FN(gemm)(steps, b1 - b0, N, r->H, h, r->B * r->P, r->pack_hh, FN(ph_at)(r, at, b0), N, r->B * N, FN(summed)(r));
+    const fn_ahead px = FN(ahead)(r, at, b0, b1, 0);
+    FN(gemm)(steps, b1 - b0, N, r->H, h, r->B * r->P, r->pack_hh, FN(ph_at)(r, at, b0), N, r->B * N, FN(summed)(r),
+             &px);
 }
 
 static void FN(forward)(void *rnn, ptrdiff_t slice, int worker) {
@@ -213,7 +222,8 @@ static void FN(backward_rows)(const fn_rnn *r, ptrdiff_t at, ptrdiff_t slice) {
         }
         if (!any) continue;
         const FN(left) dah = {(const A *)r->dah + ((t - at) * r->B + b0) * FN_PAD, FN_PAD, 1, block};
-        FN(gemm)(1, b1 - b0, H, GP, dah, 0, r->back_hh, (A *)r->dh + b0 * P, P, 0, 1);
+        const fn_ahead tape = t > 0 ? FN(ahead)(r, t - 1, b0, b1, r->norm) : (fn_ahead){0};
+        FN(gemm)(1, b1 - b0, H, GP, dah, 0, r->back_hh, (A *)r->dh + b0 * P, P, 0, 1, &tape);
     }
     if (at > 0) return;
     for (ptrdiff_t b = b0; b < b1; b++) {
@@ -228,9 +238,9 @@ static void FN(weight_strip)(const fn_rnn *r, ptrdiff_t K, ptrdiff_t gate, ptrdi
     const ptrdiff_t block = FN(block)(r), blocks = units / FN_PAD, left = units % FN_PAD;
     A *to = dweight + (gate * r->H + unit) * N;
     FN(left) a = {d + (gate * r->P + unit) / FN_PAD * block, 1, FN_PAD, FN_PAD * FN_PAD};
-    FN(gemm)(blocks, FN_PAD, N, K, a, block, panels, to, N, FN_PAD * N, 1);
+    FN(gemm)(blocks, FN_PAD, N, K, a, block, panels, to, N, FN_PAD * N, 1, NULL);
     a.a += blocks * block;
-    if (left) FN(gemm)(1, left, N, K, a, 0, panels, to + blocks * FN_PAD * N, N, 0, 1);
+    if (left) FN(gemm)(1, left, N, K, a, 0, panels, to + blocks * FN_PAD * N, N, 0, 1, NULL);
 }
 
 static void FN(backward_weights)(const fn_rnn *r, ptrdiff_t at, ptrdiff_t task) {
@@ -246,7 +256,7 @@ static void FN(backward_inputs)(const fn_rnn *r, ptrdiff_t at, ptrdiff_t task) {
     const ptrdiff_t from = task * FN_INPUT_ROWS, all = steps * r->B;
     const ptrdiff_t rows = all - from < FN_INPUT_ROWS ? all - from : FN_INPUT_ROWS;
     const FN(left) dax = {(const A *)r->dax + from * FN_PAD, FN_PAD, 1, FN(block)(r)};
-    FN(gemm)(1, rows, r->I, K, dax, 0, r->back_ih, (A *)r->dx + (at * r->B + from) * r->I, r->I, 0, 0);
+    FN(gemm)(1, rows, r->I, K, dax, 0, r->back_ih, (A *)r->dx + (at * r->B + from) * r->I, r->I, 0, 0, NULL);
 }
 
 static const fn_rnn_kernels FN(rnn_kernels) = {

@@ -49,9 +49,8 @@ def _vectors(cell, norm, p, H, dtype):
     for k, name in enumerate(("bias_ih", "bias_hh", "gain_ih", "gain_hh")):
         if name in p:
             inside[k * G : (k + 1) * G] = p[name].reshape(G, H)
-    if norm is None:
-        summed = G if cell != "gru" else 2  # a GRU's n multiplies the state's share by r first
-        inside[:summed] += inside[G : G + summed]
+    summed = G if cell != "gru" else 2  # a GRU's n multiplies the state's share by r first
+    inside[:summed] += inside[G : G + summed]
     for k, name in enumerate(("gain_c", "bias_c")):
         if name in p:
             inside[4 * G + k] = p[name]
