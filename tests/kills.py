@@ -1,6 +1,6 @@
 """Kills `fastnorm train` at random moments, resumes it, and holds the end to that of a run left alone.
 
-    python tests/kills.py --kills 200 --seed 0
+    python -m tests.kills --kills 200 --seed 0
 
 The tests do the same with a few kills.
 """
@@ -14,8 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from fastnorm import train
-from fastnorm.runs import RunFolder
+# test the fastnorm that is installed, not the checkout
+sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != Path(__file__).resolve().parent.parent]
+
+from fastnorm import train  # noqa: E402
+from fastnorm.runs import RunFolder  # noqa: E402
 
 EVERY = 10  # steps between two checkpoints
 OPTIONS = (
