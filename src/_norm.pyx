@@ -77,7 +77,10 @@ cdef cnp.ndarray add_param(fn_job *job, Axes *axes, Layout layout, param, str na
 
 
 cdef int add_mask(fn_job *job, Axes *axes, cnp.ndarray mask, Layout layout) except -1:
-    """Puts a mask of x's shape into the job; where statistics come from it, no slice may be empty."""
+    """Puts a mask of x's shape into the job; where statistics come from it, no slice may be empty.
+
+    The caller keeps the mask: it may be a conversion that nobody else holds.
+    """
     if not job.given:
         checks.no_empty_slice(mask, tuple([d for d in range(layout.ndim) if layout.is_reduced[d]]))
     lay_like(axes, mask, layout, FN_MASK)
@@ -209,7 +212,7 @@ def moments(x, Family family, axis, correction, bint keepdims, where):
     cdef fn_job job
     cdef Axes axes
     cdef cnp.npy_intp dims[65]
-    cdef cnp.ndarray a = to_input(x, "x"), mean, var, wide
+    cdef cnp.ndarray a = to_input(x, "x"), mask, mean, var, wide
     cdef Layout layout = find(family, cnp.PyArray_NDIM(a), axis, None)
     cdef int ndim, code = start(&job, &axes, a, layout, True, True)
     cdef Py_ssize_t i
@@ -219,7 +222,8 @@ def moments(x, Family family, axis, correction, bint keepdims, where):
     off = 0.0 if type(correction) is int and correction == 0 else to_real(correction, "correction")
     job.data[FN_X] = <char *> cnp.PyArray_DATA(a)
     if where is not None:
-        add_mask(&job, &axes, checks.to_mask(where, (<object> a).shape), layout)
+        mask = checks.to_mask(where, (<object> a).shape)
+        add_mask(&job, &axes, mask, layout)
     wide = cnp.PyArray_EMPTY(1, &thrice, cnp.NPY_DOUBLE, 0)
     job.mean64 = <double *> cnp.PyArray_DATA(wide)
     job.var64 = job.mean64 + size
@@ -256,7 +260,7 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
     cdef Axes axes
     cdef cnp.npy_intp dims[65]
     cdef int ndim, code = start(&job, &axes, dy if x is None else x, layout, centre, scale)
-    cdef cnp.ndarray dx, w = None, b = None, mean = None, rstd = None, dweight = None, dbias = None
+    cdef cnp.ndarray dx, w = None, b = None, mask = None, mean = None, rstd = None, dweight = None, dbias = None
     cdef tuple pair
     job.given = given
     lay_like(&axes, dy, layout, FN_DY)
@@ -264,7 +268,8 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
     if weight is not None:
         w = add_param(&job, &axes, layout, weight, "weight", dy, FN_WEIGHT, code)
     if where is not None:
-        add_mask(&job, &axes, checks.to_mask(where, (<object> dy).shape), layout)
+        mask = checks.to_mask(where, (<object> dy).shape)
+        add_mask(&job, &axes, mask, layout)
     if x is not None:
         job.data[FN_X] = <char *> cnp.PyArray_DATA(x)
         ndim = stats_dims(&axes, layout.keepdims, dims)

@@ -50,7 +50,7 @@ VALUES = {
     "mixed": None,
 }
 SPECIAL = {"nan": np.nan, "inf": np.inf, "-inf": -np.inf, "0": 0.0, "-0": -0.0, "tiny": 1e-45, "huge": 3e38}
-EPS = [1e-5, 1e-5, 1e-5, 1e-3, 1e-12, 0.0, 10.0, 1e-30]
+EPS = [1e-5, 1e-5, 1e-5, 1e-3, 1e-12, 0.0, 10.0, 1e-30, 1e-80]
 
 
 # ---- drawing -----------------------------------------------------------------------------------------------
@@ -86,6 +86,7 @@ def draw(seed):
     if function in TAKES_WHERE and chance(0.25):
         along = [chance(0.7) for _ in shape]
         case["where"] = {"along": along, "share": pick([0.1, 0.6, 0.95]), "hide": chance(0.5)}
+        case["where"]["true"] = pick([1, 1, 1, 2, 255])  # what stands for it in memory
     options = case["options"]
     if function in TAKES_EPS and chance(0.6):
         options["eps"] = pick(EPS)
@@ -183,6 +184,9 @@ class Call:
         if case["where"] and case["where"]["hide"] and not case["repeated"]:
             outside = ~np.broadcast_to(self.where, shape)
             x[outside] = dy[outside] = np.nan
+        self.given_where = self.where  # to fastnorm: the same in other bytes
+        if case["where"]:
+            self.given_where = (self.where * np.uint8(case["where"].get("true", 1))).view(bool)
         self.x, self.x_memory = arrange(x, case["x"], shift)
         if case["repeated"]:
             self.x = np.broadcast_to(self.x, shape)

@@ -59,10 +59,11 @@ def run(module, call):
     """Everything that the function and its backward return, by name; None is left out."""
     f, options, x, dy = call.function, call.options, call.x, call.dy
     with_out = {"out": call.out} if call.out is not None and module is fastnorm else {}
+    where = call.given_where if module is fastnorm else call.where
     if f == "moments":
-        return named(module.moments(x, where=call.where, **options)._asdict())
+        return named(module.moments(x, where=where, **options)._asdict())
     if f == "standardize":
-        return {"y": module.standardize(x, where=call.where, **with_out, **options)}
+        return {"y": module.standardize(x, where=where, **with_out, **options)}
     if f == "l2_normalize":
         return {"y": module.l2_normalize(x, **with_out, **options)}
     if f == "weight_norm":
@@ -74,7 +75,7 @@ def run(module, call):
         return run_batch(module, call, with_out)
 
     params = {"weight": call.weight} if f == "rms_norm" else {"weight": call.weight, "bias": call.bias}
-    more = {"where": call.where} if f == "normalize" else {}
+    more = {"where": where} if f == "normalize" else {}
     given = call.x.copy() if with_out and call.out is call.x else x  # the backward needs x as it was
     y, stats = getattr(module, f)(x, **params, **more, **options, **with_out, return_stats=True)
     if f == "normalize":
@@ -87,14 +88,15 @@ def run(module, call):
 def run_batch(module, call, with_out):
     options = {k: v for k, v in call.options.items() if k not in ("eps", "momentum")}
     training = call.case["running"] != "evaluation"
+    where = call.given_where if module is fastnorm else call.where
     running = {k: a.copy() for k, a in call.running.items()}
     given = call.x.copy() if with_out and call.out is call.x else call.x
     y, stats = module.batch_norm(
-        call.x, call.weight, call.bias, **running, **call.options, training=training, where=call.where,
+        call.x, call.weight, call.bias, **running, **call.options, training=training, where=where,
         return_stats=True, **with_out,
     )  # fmt: skip
     grads = module.batch_norm_backward(
-        call.dy, given, stats, call.weight, training=training, where=call.where, **options
+        call.dy, given, stats, call.weight, training=training, where=where, **options
     )
     return named({"y": y, **stats._asdict(), **grads._asdict(), **running})
 

@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = [
     *("test_kernels.py", "test_kernels_tiles.py", "test_kernels_storage.py", "test_plan.py", "test_pool.py"),
-    *("test_recurrent_engine.py", "test_fuzz.py::test_corpus"),
+    *("test_recurrent_engine.py", "test_where.py", "test_bad_luck.py", "test_fuzz.py::test_corpus"),
 ]
 RACES = "helpers wait parallel pool job plan forward backward backward_unit backward_block rescue norm"
 FLAGS = "-std=c17 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math -DFN_TIER=baseline"

@@ -136,6 +136,23 @@ def test_every_byte_but_0_is_true(true, axis, rng):
         np.testing.assert_array_equal(actual, expected)
 
 
+@pytest.mark.parametrize(
+    "as_what", [np.ndarray.tolist, memoryview, lambda mask: (mask * np.uint8(2)).view(bool)]
+)
+def test_a_mask_that_has_to_be_converted_lasts_for_the_call(as_what, rng):
+    # nobody but the call holds what it was converted to
+    x = values(rng, (64, 200), FLOAT32)
+    mask = rng.random((64, 200)) < 0.5
+    mask[:, :2] = True
+    _, stats = fastnorm.normalize(x, where=mask, return_stats=True)
+    expected = fastnorm.moments(x, 1, where=mask), fastnorm.normalize_backward(x, x, stats, where=mask).dx
+    for _ in range(20):
+        np.testing.assert_array_equal(fastnorm.moments(x, 1, where=as_what(mask)), expected[0])
+        np.testing.assert_array_equal(
+            fastnorm.normalize_backward(x, x, stats, where=as_what(mask)).dx, expected[1]
+        )
+
+
 def test_masked_rows_are_the_rows_cut_short(dtype, rng):
     # Padded sequences: the statistics of the valid part alone, whatever lies beyond.
     x = values(rng, (6, 40), dtype, 2)
