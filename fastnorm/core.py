@@ -1,6 +1,6 @@
 """The public functions over any axes, under which every layout of `norms.py` is a special case."""
 
-from math import prod
+from math import prod, sqrt
 
 import numpy as np
 
@@ -166,7 +166,9 @@ def standardize(x, axis=0, *, ddof=0, eps=0.0, where=None, out=None):
         if where is None:
             n = np.float64(prod(x.shape[a] for a in axes))
         else:
-            n = checks.to_mask(where, x.shape).sum(axis=axes, keepdims=True, dtype=np.float64)
+            mask = checks.to_mask(where, x.shape)
+            checks.no_empty_slice(mask, tuple(a % x.ndim for a in axes))
+            n = mask.sum(axis=axes, keepdims=True, dtype=np.float64)
         with np.errstate(all="ignore"):
             share = np.maximum(n - ddof, 0) / n
             weight = np.sqrt(share)
@@ -199,4 +201,5 @@ def l2_normalize(x, axis=-1, *, eps=0.0, out=None):
     eps = checks.to_eps(eps)
     if n == 0:
         checks.empty_axis(x.shape, axis if isinstance(axis, tuple) else (axis,))
-    return _norm.forward(x, layouts.over_axes, axis, n**-0.5, None, eps / n, False, True, None, out, False)
+    weight, eps = 1 / sqrt(n), eps / n
+    return _norm.forward(x, layouts.over_axes, axis, weight, None, eps, False, True, None, out, False)

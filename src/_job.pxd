@@ -1,4 +1,4 @@
-"""The C side as Cython sees it: norm.h, plan.h, job.h, cpu.h, parallel.h."""
+"""The C side as Cython sees it: norm.h, plan.h, job.h, cpu.h, floats.h, parallel.h."""
 
 cdef extern from "norm.h" nogil:
     enum: FN_F32, FN_F64, FN_F16, FN_BF16, FN_NDTYPES
@@ -52,6 +52,11 @@ cdef extern from "job.h" nogil:
         Py_ssize_t ndweight, ndbias
     int fn_forward(fn_job *job) noexcept
     int fn_backward(fn_job *job) noexcept
+
+cdef extern from "floats.h" nogil:
+    ctypedef unsigned long fn_floats
+    fn_floats fn_floats_enter() noexcept
+    void fn_floats_leave(fn_floats before) noexcept
 
 cdef extern from "parallel.h" nogil:
     ctypedef int fn_allowed() noexcept

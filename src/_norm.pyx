@@ -103,6 +103,7 @@ cdef int run(fn_job *job, Axes *axes, cnp.ndarray x, bint forward) except -1:
     """Makes the plan and runs the job. Returns 0 where there was nothing to do: some length is 0."""
     cdef int d, status
     cdef bint empty = False
+    cdef fn_floats floats
     for d in range(axes.ndim):
         if axes.axis[d].len == 0:
             if axes.axis[d].reduced and not job.given:
@@ -111,8 +112,10 @@ cdef int run(fn_job *job, Axes *axes, cnp.ndarray x, bint forward) except -1:
     if empty:
         return 0
     with nogil:
+        floats = fn_floats_enter()
         fn_plan_make(&job.plan, axes.ndim, axes.axis, job.verbs.size)
         status = fn_forward(job) if forward else fn_backward(job)
+        fn_floats_leave(floats)
     if status != FN_OK:
         raise MemoryError("fastnorm could not allocate its scratch memory")
     return 1
@@ -217,6 +220,7 @@ def moments(x, Family family, axis, correction, bint keepdims, where):
     cdef int ndim, code = start(&job, &axes, a, layout, True, True)
     cdef Py_ssize_t i
     cdef double value, count, off
+    cdef fn_floats floats
     cdef cnp.npy_intp size = count_slices(&axes)
     cdef cnp.npy_intp thrice = 3 * size
     off = 0.0 if type(correction) is int and correction == 0 else to_real(correction, "correction")
@@ -232,12 +236,14 @@ def moments(x, Family family, axis, correction, bint keepdims, where):
     mean = cnp.PyArray_EMPTY(ndim, dims, compute_num(code), 0)
     var = cnp.PyArray_EMPTY(ndim, dims, compute_num(code), 0)
     if run(&job, &axes, a, True):
+        floats = fn_floats_enter()
         for i in range(size):
             value, count = job.var64[i], job.count64[i]
             if off != 0:
                 value = value * (count / (count - off)) if count > off else value * count / 0.0
             put(cnp.PyArray_DATA(mean), i, job.mean64[i], code)
             put(cnp.PyArray_DATA(var), i, value, code)
+        fn_floats_leave(floats)
     if ndim == 0:
         return new_tuple(Moments, ((<object> mean)[()], (<object> var)[()]))
     return new_tuple(Moments, (mean, var))

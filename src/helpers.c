@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <time.h>
 
+#include "floats.h"
 #include "wait.h"
 
 #ifdef __linux__
@@ -168,6 +169,7 @@ static int64_t help_with(job *j) {
 static void *helper(void *unused) {
     rest r = {0};
     (void)unused;
+    fn_floats_enter(); /* not what the caller that made this thread had */
     for (;;) {
         const unsigned seen = atomic_load(&posted);
         int64_t lost = 0;

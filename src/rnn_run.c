@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "floats.h"
+
 static fn_threads threads_of_all;
 
 void fn_rnn_use(const fn_threads *threads) { threads_of_all = *threads; }
@@ -47,7 +49,9 @@ ptrdiff_t fn_rnn_slices(const fn_rnn *r, int threads) {
 }
 
 void fn_rnn_forward(const fn_rnn_kernels *k, fn_rnn *r) {
+    const fn_floats floats = fn_floats_enter();
     threads_of_all.parallel((int)r->slices, r->slices, k->forward, r);
+    fn_floats_leave(floats);
 }
 
 /* ---- backward ----------------------------------------------------------------------------------------------------- */
@@ -75,6 +79,7 @@ static void gradients(void *context, ptrdiff_t task, int worker) {
 
 void fn_rnn_backward(const fn_rnn_kernels *k, fn_rnn *r, int threads) {
     chunk c = {k, r, 0, fn_rnn_weight_tasks(r)};
+    const fn_floats floats = fn_floats_enter();
     for (ptrdiff_t at = (r->T - 1) / r->chunk * r->chunk; at >= 0; at -= r->chunk) {
         const ptrdiff_t steps = r->chunk < r->T - at ? r->chunk : r->T - at;
         const ptrdiff_t tasks = c.weight_tasks + fn_rnn_input_tasks(r, steps);
@@ -83,4 +88,5 @@ void fn_rnn_backward(const fn_rnn_kernels *k, fn_rnn *r, int threads) {
         threads_of_all.parallel((int)r->slices, r->slices, rows, &c);
         threads_of_all.parallel(workers(threads, tasks, products), tasks, gradients, &c);
     }
+    fn_floats_leave(floats);
 }

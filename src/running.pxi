@@ -69,12 +69,14 @@ cdef int read_frozen(cnp.ndarray a, cnp.ndarray to, int code, bint root, double 
     cdef cnp.npy_intp n = cnp.PyArray_DIM(a, 0)
     cdef bint far = False
     cdef double value
+    cdef fn_floats floats = fn_floats_enter()
     for i in range(n):
         value = verbs.load1(p + i * step)
         if root:
             value = 1 / sqrt(value + eps)
             far = far or FLT_MAX < value
         put(cnp.PyArray_DATA(to), i, value, code)
+    fn_floats_leave(floats)
     if not root:
         running.mean = to
         return 0
@@ -107,6 +109,7 @@ cdef void update_running(Running running) noexcept:
     cdef cnp.ndarray target
     cdef char *p
     cdef int which
+    cdef fn_floats floats = fn_floats_enter()
     for which in range(2):
         target = running.var if which else running.mean
         if target is None:
@@ -120,6 +123,7 @@ cdef void update_running(Running running) noexcept:
                 batch *= count[i] / (count[i] - 1)
             verbs.store1(p, (1 - momentum) * verbs.load1(p) + momentum * batch)
             p += step
+    fn_floats_leave(floats)
 
 
 def batch_forward(x, Family family, axis, weight, bias, mean, var, bint training, momentum, eps, bint with_std,

@@ -6,6 +6,7 @@ cdef cnp.ndarray scaled_gain(object g, cnp.ndarray v, Layout layout, double *roo
     cdef cnp.ndarray gain, scaled
     cdef int code = dtype_code(v), d
     cdef Py_ssize_t i, size
+    cdef fn_floats floats
     if is_plain(g) and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray> g) and dtype_code(g) in (FN_F32, FN_F64):
         gain = g
     else:
@@ -15,13 +16,15 @@ cdef cnp.ndarray scaled_gain(object g, cnp.ndarray v, Layout layout, double *roo
     size = cnp.PyArray_SIZE(gain)
     if size and not cnp.PyArray_SIZE(v):
         checks.empty_axis((<object> v).shape, [d for d in range(layout.ndim) if layout.is_reduced[d]], "v")
-    root[0] = sqrt(cnp.PyArray_SIZE(v) / <double> max(size, 1))
     scaled = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(gain), cnp.PyArray_DIMS(gain), compute_num(code), 0)
+    floats = fn_floats_enter()
+    root[0] = sqrt(cnp.PyArray_SIZE(v) / <double> max(size, 1))
     for i in range(size):
         if cnp.PyArray_TYPE(gain) == cnp.NPY_DOUBLE:
             put(cnp.PyArray_DATA(scaled), i, (<double *> cnp.PyArray_DATA(gain))[i] / root[0], code)
         else:
             put(cnp.PyArray_DATA(scaled), i, (<float *> cnp.PyArray_DATA(gain))[i] / root[0], code)
+    fn_floats_leave(floats)
     return scaled
 
 
@@ -41,12 +44,15 @@ def weight_backward(dw, v, g, Family family, axis):
     cdef double root
     cdef int code = dtype_code(a)
     cdef Py_ssize_t i
+    cdef fn_floats floats
     cdef cnp.ndarray gain = scaled_gain(g, a, layout, &root)
     grads = gradients(dy, a, statistics(a, layout), layout, gain, None, False, True, None, False)
     dg = grads[1]
+    floats = fn_floats_enter()
     for i in range(cnp.PyArray_SIZE(dg)):
         if code == FN_F64:
             (<double *> cnp.PyArray_DATA(dg))[i] /= root
         else:
             (<float *> cnp.PyArray_DATA(dg))[i] /= root
+    fn_floats_leave(floats)
     return grads[0], dg

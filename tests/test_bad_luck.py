@@ -1,6 +1,8 @@
-"""What can go wrong around a call: signals, recursion, arrays that are not what they seem, or that change."""
+"""What can go wrong around a call: signals, recursion, odd arrays, arrays that change, other libraries."""
 
+import ctypes
 import gc
+import platform
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +12,7 @@ import pytest
 from interpreter import output_of, run
 
 import fastnorm
+from fastnorm import nn
 
 # ---- signals -----------------------------------------------------------------------------------------------
 
@@ -182,7 +185,7 @@ def every_function(x, dy, channels, where, out):
     yield from (fastnorm.mean_only_batch_norm(x, channels), *fastnorm.mean_only_batch_norm_backward(dy))
     yield from (fastnorm.standardize(x), fastnorm.l2_normalize(x))
     running = np.array(channels, np.float64 if y.dtype == np.float64 else np.float32)
-    running = {"running_mean": running, "running_var": running**2}
+    running = {"running_mean": running, "running_var": running}
     yield fastnorm.batch_norm(x, **running, training=False)
 
 
@@ -291,3 +294,60 @@ def test_running_statistics_of_many_threads(rng):
         list(pool.map(work, range(8)))
     np.testing.assert_allclose(mean, expected.mean, atol=1e-5)
     np.testing.assert_allclose(var, expected.var, rtol=1e-5)
+
+
+# ---- the processor's floating-point mode -------------------------------------------------------------------
+
+MODES = {"flushes denormals": 0x8040, "rounds up": 0x4000, "rounds down": 0x2000, "rounds to zero": 0x6000}
+
+
+class Mode:
+    """A mode of this thread, by its bits of MXCSR, as other libraries leave it behind."""
+
+    def __init__(self, bits):
+        self.bits, self.libm = bits, ctypes.CDLL("libm.so.6")
+
+    def change(self, bits):
+        environment = (ctypes.c_uint32 * 8)()  # glibc's fenv_t; MXCSR is the last of it
+        self.libm.fegetenv(environment)
+        environment[7] ^= bits
+        self.libm.fesetenv(environment)
+
+    def __enter__(self):
+        self.change(self.bits)
+
+    def __exit__(self, *error):
+        self.change(self.bits)
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc",
+    reason="knows glibc's fenv_t of x86-64",
+)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("scale", [1, 1e-40], ids=["normal", "denormal"])
+def test_a_mode_that_another_library_set_changes_no_bit(mode, scale, rng):
+    x, dy = rng.standard_normal((2, 4000, 64)).astype(np.float32)
+    small = (x * scale).astype(np.float32)
+    channels, where = np.abs(rng.standard_normal(64)).astype(np.float32), rng.random(x.shape) < 0.7
+    where[:, 0] = where[0] = True
+    net, sequence, turn = (
+        nn.LSTM(16, 16, norm="layer", rng=0),
+        x.reshape(200, 80, 16),
+        dy.reshape(200, 80, 16),
+    )
+
+    def results():
+        (h, _), backward = net(sequence)
+        running = [np.zeros(64, np.float32), np.ones(64, np.float32)]
+        fastnorm.batch_norm(small, running_mean=running[0], running_var=running[1])
+        arrays = [*every_function(small, dy, channels, where, None), *running, h, backward(turn)[0]]
+        return [np.asarray(a).tobytes() for a in arrays if a is not None]
+
+    with fastnorm.num_threads(1):
+        expected = results()
+    for threads in (1, 3):
+        with fastnorm.num_threads(threads), Mode(MODES[mode]):
+            actual = results()
+        assert actual == expected
+    assert np.float32(1) + np.float32(1e-8) == 1  # the mode was put back

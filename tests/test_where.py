@@ -172,6 +172,7 @@ def test_masked_rows_are_the_rows_cut_short(dtype, rng):
         (lambda x, mask: fastnorm.normalize(x, 1, where=mask, with_std=False), "centre only"),
         (lambda x, mask: fastnorm.normalize(x, 1, where=mask, with_mean=False), "rms"),
         (lambda x, mask: fastnorm.standardize(x, 1, where=mask), "standardize"),
+        (lambda x, mask: fastnorm.standardize(x, -1, where=mask, ddof=1, eps=0.1), "standardize, ddof"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
