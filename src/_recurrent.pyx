@@ -22,7 +22,7 @@ cdef extern from "parallel.h" nogil:
         pass
 
 cdef extern from "rnn.h" nogil:
-    enum: FN_RNN, FN_GRU, FN_LSTM, FN_PAD, FN_ROW_GROUP, FN_CHUNK_ROWS, FN_STATS
+    enum: FN_RNN, FN_GRU, FN_LSTM, FN_PAD, FN_ROW_GROUP, FN_CHUNK_LEAST, FN_CHUNK_MOST, FN_STATS
     ctypedef struct fn_rnn:
         int cell, norm
         ptrdiff_t T, B, I, H, G, P, chunk
@@ -253,7 +253,7 @@ def forward(str cell, norm, double eps, bint recompute, cnp.ndarray x, cnp.ndarr
     r.T, r.B, r.I, r.H = x.shape[0], x.shape[1], x.shape[2], h0.shape[1]
     r.G = weight_ih.shape[0] // r.H
     r.P = vectors.shape[1]
-    r.chunk = min(r.T, max(1, FN_CHUNK_ROWS // r.B))
+    r.chunk = min(r.T, max(1, min(max(r.T * r.B // 16, <ptrdiff_t> FN_CHUNK_LEAST), <ptrdiff_t> FN_CHUNK_MOST) // r.B))
     r.slices = fn_rnn_slices(r, threads)
     cdef ptrdiff_t step = r.B * r.G * r.P
     cdef bint keep_px = not recompute and (r.norm or r.cell != FN_RNN)

@@ -70,6 +70,8 @@ static const float exp_q_f32[EXP_TERMS] = {0x1p-1f, 0x1.5554dcp-3f, 0x1.55551ap-
 
 #include "rnn_gemm_tmpl.c"
 
+#include "rnn_norm_tmpl.c"
+
 #include "rnn_cells_tmpl.c"
 
 #include "rnn_seq_tmpl.c"
@@ -105,6 +107,8 @@ static const double exp_q_f64[EXP_TERMS] = {
 #include "rnn_math_tmpl.c"
 
 #include "rnn_gemm_tmpl.c"
+
+#include "rnn_norm_tmpl.c"
 
 #include "rnn_cells_tmpl.c"
 

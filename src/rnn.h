@@ -19,10 +19,13 @@ enum fn_cell { FN_RNN, FN_GRU, FN_LSTM };
 enum fn_rnn_norm { FN_NO_NORM, FN_LAYER, FN_RMS };
 
 enum {
-    FN_PAD = 16,         /* units to which a gate is padded; also the columns of a block of gate gradients */
-    FN_ROW_GROUP = 4,    /* rows that share an accumulator of gains and biases: they set the order of that sum */
-    FN_CHUNK_ROWS = 512, /* steps * rows in a chunk: its gate gradients stay in cache until they are used */
-    FN_STATS = 10,       /* numbers kept for a row of a step: mean and rstd of x's gates (2 blocks), h's, and c */
+    FN_PAD = 16,      /* units to which a gate is padded; also the columns of a block of gate gradients */
+    FN_ROW_GROUP = 4, /* rows that share an accumulator of gains and biases: they set the order of that sum */
+    /* steps * rows in a chunk, a 16th of all within these bounds: its gate gradients stay in cache until they are used
+     * and are no large part of the memory, yet the weight gradients are read and written rarely */
+    FN_CHUNK_LEAST = 128,
+    FN_CHUNK_MOST = 512,
+    FN_STATS = 10, /* numbers kept for a row of a step: mean and rstd of x's gates (2 blocks), h's, and c */
 };
 
 /* Arrays of the compute type A unless said otherwise. P and G as above, chunk = steps of a chunk. */
@@ -97,7 +100,8 @@ static inline ptrdiff_t fn_rnn_input_tasks(const fn_rnn *r, ptrdiff_t steps) {
     return fn_rnn_ceil(steps * r->B, FN_INPUT_ROWS);
 }
 static inline ptrdiff_t fn_rnn_sums(const fn_rnn *r) { return (4 * r->G + 2) * r->P; }
-static inline ptrdiff_t fn_rnn_scratch(const fn_rnn *r) { return (r->G + 4) * r->P; }
+static inline ptrdiff_t fn_rnn_row_scratch(const fn_rnn *r) { return (r->G + 4) * r->P; }
+static inline ptrdiff_t fn_rnn_scratch(const fn_rnn *r) { return FN_ROW_GROUP * fn_rnn_row_scratch(r); }
 
 /* ---- running it (rnn_run.c) ------------------------------------------------------------------------------------- */
 

@@ -8,6 +8,9 @@ INLINE int FN(is_valid)(const fn_rnn *r, ptrdiff_t t, ptrdiff_t b) { return !r->
 /* both products of a gate are only needed as a sum */
 INLINE int FN(summed)(const fn_rnn *r) { return !r->norm && r->cell != FN_GRU; }
 
+/* from one block of gate gradients to the next */
+INLINE ptrdiff_t FN(block)(const fn_rnn *r) { return (r->chunk * r->B + 1) * FN_PAD; }
+
 INLINE A *FN(px_at)(const fn_rnn *r, ptrdiff_t t, ptrdiff_t b) {
     return (A *)r->px + (t % r->px_steps * r->B + b) * r->G * r->P;
 }
@@ -19,64 +22,46 @@ INLINE A *FN(c_at)(const fn_rnn *r, ptrdiff_t t, ptrdiff_t b) {
     return r->c ? (A *)r->c + (t * r->B + b) * r->P : NULL;
 }
 
-INLINE FN(row) FN(row_at)(const fn_rnn *r, ptrdiff_t t, ptrdiff_t b, A *scratch) {
+/* the parameters, and where the gradients of the group that row b belongs to are added up */
+INLINE FN(layer) FN(layer_of)(const fn_rnn *r, ptrdiff_t b) {
+    const ptrdiff_t GP = r->G * r->P;
+    A *sums = r->sums ? (A *)r->sums + b / FN_ROW_GROUP * fn_rnn_sums(r) : NULL;
+    FN(layer)
+    l = {.P = r->P,
+         .H = r->H,
+         .eps = (A)r->eps,
+         .bias_x = r->bias_ih,
+         .bias_h = r->bias_hh,
+         .gain_x = r->gain_ih,
+         .gain_h = r->gain_hh,
+         .gain_c = r->gain_c,
+         .bias_c = r->bias_c,
+         .block = FN(block)(r)};
+    if (sums) {
+        l.dbias_x = sums;
+        l.dbias_h = sums + GP;
+        l.dgain_x = sums + 2 * GP;
+        l.dgain_h = sums + 3 * GP;
+        l.dgain_c = sums + 4 * GP;
+        l.dbias_c = sums + 4 * GP + r->P;
+    }
+    return l;
+}
+INLINE FN(row) FN(row_at)(const fn_rnn *r, ptrdiff_t t, ptrdiff_t b) {
     return (FN(row)){
-        .P = r->P,
-        .H = r->H,
-        .bias_x = r->bias_ih,
-        .bias_h = r->bias_hh,
-        .gain_x = r->gain_ih,
-        .gain_h = r->gain_hh,
-        .gain_c = r->gain_c,
-        .bias_c = r->bias_c,
         .px = FN(px_at)(r, t, b),
         .ph = FN(ph_at)(r, t, b),
         .stats = r->stats ? (A *)r->stats + (t * r->B + b) * FN_STATS : NULL,
-        .scratch = scratch,
+        .h_old = FN(h_at)(r, t, b),
+        .c_old = FN(c_at)(r, t, b),
+        .h = FN(h_at)(r, t + 1, b),
+        .c = FN(c_at)(r, t + 1, b),
     };
 }
-
-/* whether gates alone are wanted: once more, for the backward */
-INLINE void FN(row_forward)(const fn_rnn *r, int norm, const FN(row) * row, ptrdiff_t t, ptrdiff_t b, int gates_only) {
-    A *h = gates_only ? NULL : FN(h_at)(r, t + 1, b);
-    const A eps = (A)r->eps;
-    if (r->cell == FN_LSTM)
-        FN(lstm_forward)(row, norm, eps, FN(c_at)(r, t, b), FN(c_at)(r, t + 1, b), h);
-    else if (r->cell == FN_GRU)
-        FN(gru_forward)(row, norm, eps, FN(h_at)(r, t, b), h, FN(c_at)(r, t + 1, b));
-    else
-        FN(rnn_forward)(row, norm, eps, h);
-}
-OUTLINE void FN(row_forward_plain)(const fn_rnn *r, const FN(row) * row, ptrdiff_t t, ptrdiff_t b, int gates_only) {
-    FN(row_forward)(r, FN_NO_NORM, row, t, b, gates_only);
-}
-OUTLINE void FN(row_forward_layer)(const fn_rnn *r, const FN(row) * row, ptrdiff_t t, ptrdiff_t b, int gates_only) {
-    FN(row_forward)(r, FN_LAYER, row, t, b, gates_only);
-}
-OUTLINE void FN(row_forward_rms)(const fn_rnn *r, const FN(row) * row, ptrdiff_t t, ptrdiff_t b, int gates_only) {
-    FN(row_forward)(r, FN_RMS, row, t, b, gates_only);
-}
-
-INLINE void FN(row_backward)(const fn_rnn *r, int norm, const FN(row) * row, ptrdiff_t t, ptrdiff_t b, A *dh, A *dc,
-                             FN(totals) * to, FN(gate_grads) * d) {
-    if (r->cell == FN_LSTM)
-        FN(lstm_backward)(row, norm, FN(c_at)(r, t, b), FN(c_at)(r, t + 1, b), dh, dc, to, d);
-    else if (r->cell == FN_GRU)
-        FN(gru_backward)(row, norm, FN(h_at)(r, t, b), FN(c_at)(r, t + 1, b), dh, to, d);
-    else
-        FN(rnn_backward)(row, norm, FN(h_at)(r, t + 1, b), dh, to, d);
-}
-OUTLINE void FN(row_backward_plain)(const fn_rnn *r, const FN(row) * row, ptrdiff_t t, ptrdiff_t b, A *dh, A *dc,
-                                    FN(totals) * to, FN(gate_grads) * d) {
-    FN(row_backward)(r, FN_NO_NORM, row, t, b, dh, dc, to, d);
-}
-OUTLINE void FN(row_backward_layer)(const fn_rnn *r, const FN(row) * row, ptrdiff_t t, ptrdiff_t b, A *dh, A *dc,
-                                    FN(totals) * to, FN(gate_grads) * d) {
-    FN(row_backward)(r, FN_LAYER, row, t, b, dh, dc, to, d);
-}
-OUTLINE void FN(row_backward_rms)(const fn_rnn *r, const FN(row) * row, ptrdiff_t t, ptrdiff_t b, A *dh, A *dc,
-                                  FN(totals) * to, FN(gate_grads) * d) {
-    FN(row_backward)(r, FN_RMS, row, t, b, dh, dc, to, d);
+/* the end of the group that row b belongs to, or of the slice */
+INLINE ptrdiff_t FN(group_end)(ptrdiff_t b, ptrdiff_t b1) {
+    const ptrdiff_t end = (b / FN_ROW_GROUP + 1) * FN_ROW_GROUP;
+    return end < b1 ? end : b1;
 }
 
 /* steps of this slice until its longest row ends */
@@ -114,6 +99,7 @@ static void FN(forward)(void *rnn, ptrdiff_t slice, int worker) {
     const ptrdiff_t b0 = FN(slice_start)(r, slice), b1 = FN(slice_start)(r, slice + 1);
     const ptrdiff_t H = r->H, P = r->P, steps = FN(longest)(r, b0, b1);
     const size_t bytes = (size_t)H * sizeof(A), padded = (size_t)P * sizeof(A), rest = padded - bytes;
+    const FN(layer) layer = FN(layer_of)(r, b0);
     (void)worker;
     if (b0 == b1) return;
     for (ptrdiff_t b = b0; b < b1; b++) {
@@ -127,23 +113,22 @@ static void FN(forward)(void *rnn, ptrdiff_t slice, int worker) {
     for (ptrdiff_t t = 0; t < r->T; t++) {
         if (t % r->chunk == 0 && t < steps) FN(project_x)(r, t, r->chunk < steps - t ? r->chunk : steps - t, b0, b1);
         if (t < steps) FN(project_h)(r, t, 1, b0, b1);
-        for (ptrdiff_t b = b0; b < b1; b++) {
-            A *y = (A *)r->y + (t * r->B + b) * H;
-            if (!FN(is_valid)(r, t, b)) {
+        for (ptrdiff_t b = b0; b < b1;) {
+            FN(row) rows[FN_ROW_GROUP];
+            int count = 0;
+            for (const ptrdiff_t end = FN(group_end)(b, b1); b < end; b++) {
+                if (FN(is_valid)(r, t, b)) {
+                    rows[count++] = FN(row_at)(r, t, b);
+                    continue;
+                }
                 memcpy(FN(h_at)(r, t + 1, b), FN(h_at)(r, t, b), padded);
                 if (r->c0) memcpy(FN(c_at)(r, t + 1, b), FN(c_at)(r, t, b), padded);
-                memset(y, 0, bytes);
-                continue;
+                memset((A *)r->y + (t * r->B + b) * H, 0, bytes);
             }
-            const FN(row) row = FN(row_at)(r, t, b, NULL);
-            if (r->norm == FN_LAYER)
-                FN(row_forward_layer)(r, &row, t, b, 0);
-            else if (r->norm == FN_RMS)
-                FN(row_forward_rms)(r, &row, t, b, 0);
-            else
-                FN(row_forward_plain)(r, &row, t, b, 0);
-            memcpy(y, FN(h_at)(r, t + 1, b), bytes);
+            FN(forwards)[r->norm](r->cell, &layer, rows, count);
         }
+        for (ptrdiff_t b = b0; b < b1; b++)
+            if (FN(is_valid)(r, t, b)) memcpy((A *)r->y + (t * r->B + b) * H, FN(h_at)(r, t + 1, b), bytes);
     }
     for (ptrdiff_t b = b0; b < b1; b++) {
         memcpy((A *)r->h_end + b * H, FN(h_at)(r, r->T, b), bytes);
@@ -153,18 +138,27 @@ static void FN(forward)(void *rnn, ptrdiff_t slice, int worker) {
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
-INLINE ptrdiff_t FN(block)(const fn_rnn *r) { return (r->chunk * r->B + 1) * FN_PAD; }
-
 static void FN(gates_again)(const fn_rnn *r, ptrdiff_t at, ptrdiff_t steps, ptrdiff_t b0, ptrdiff_t b1) {
     if (!r->norm && r->cell == FN_RNN) return; /* h is all that it needs */
     FN(project_x)(r, at, steps, b0, b1);
     FN(project_h)(r, at, steps, b0, b1);
     if (r->norm) return; /* the backward makes the gates from px and ph anyway */
+    const FN(layer) layer = FN(layer_of)(r, b0);
     for (ptrdiff_t t = at; t < at + steps; t++) {
         for (ptrdiff_t b = b0; b < b1; b++) {
-            const FN(row) row = FN(row_at)(r, t, b, NULL);
-            if (FN(is_valid)(r, t, b)) FN(row_forward_plain)(r, &row, t, b, 1);
+            FN(row) row = FN(row_at)(r, t, b);
+            row.h = NULL; /* gates alone */
+            if (FN(is_valid)(r, t, b)) FN(forward_plain)(r->cell, &layer, &row, 1);
         }
+    }
+}
+
+INLINE void FN(add_row)(A *to, const A *row, ptrdiff_t n) {
+    for (ptrdiff_t j = 0; j < n; j += VL) {
+        if (j + VL <= n)
+            STORE(to + j, LOAD(to + j) + LOAD(row + j));
+        else
+            STOREN(to + j, LOADN(to + j, n - j, 0) + LOADN(row + j, n - j, 0), n - j);
     }
 }
 
@@ -187,38 +181,34 @@ static void FN(backward_rows)(const fn_rnn *r, ptrdiff_t at, ptrdiff_t slice) {
     if (r->recompute) FN(gates_again)(r, at, steps, b0, b1);
     for (ptrdiff_t t = at + steps - 1; t >= at; t--) {
         int any = 0;
-        for (ptrdiff_t b = b0; b < b1; b++) {
-            const ptrdiff_t k = (t - at) * r->B + b;
-            A *dh = (A *)r->dh + b * P, *dc = r->dc ? (A *)r->dc + b * P : NULL;
-            FN(gate_grads) d = {(A *)r->dax + k * FN_PAD, (A *)r->dah + k * FN_PAD, block};
-            if (!FN(is_valid)(r, t, b)) {
-                for (ptrdiff_t j = 0; j < GP / FN_PAD; j++) {
-                    memset(d.x + j * block, 0, FN_PAD * sizeof(A));
-                    memset(d.h + j * block, 0, FN_PAD * sizeof(A));
+        for (ptrdiff_t b = b0; b < b1;) {
+            const FN(layer) layer = FN(layer_of)(r, b);
+            FN(row) rows[FN_ROW_GROUP];
+            int count = 0;
+            for (const ptrdiff_t end = FN(group_end)(b, b1); b < end; b++) {
+                const ptrdiff_t k = (t - at) * r->B + b;
+                A *dax = (A *)r->dax + k * FN_PAD, *dah = (A *)r->dah + k * FN_PAD;
+                const int valid = FN(is_valid)(r, t, b);
+                FN(pack_row)(r->panels_x, K, r->I, k, valid ? (const A *)r->x + (t * r->B + b) * r->I : NULL);
+                FN(pack_row)(r->panels_h, K, H, k, valid ? FN(h_at)(r, t, b) : NULL);
+                if (!valid) {
+                    for (ptrdiff_t j = 0; j < GP / FN_PAD; j++) {
+                        memset(dax + j * block, 0, FN_PAD * sizeof(A));
+                        memset(dah + j * block, 0, FN_PAD * sizeof(A));
+                    }
+                    continue;
                 }
-                FN(pack_row)(r->panels_x, K, r->I, k, NULL);
-                FN(pack_row)(r->panels_h, K, H, k, NULL);
-                continue;
+                FN(row) *row = &rows[count];
+                *row = FN(row_at)(r, t, b);
+                row->dh = (A *)r->dh + b * P;
+                row->dc = r->dc ? (A *)r->dc + b * P : NULL;
+                row->dpx = dax;
+                row->dph = dah;
+                row->scratch = scratch + count++ * fn_rnn_row_scratch(r);
+                FN(add_row)(row->dh, (const A *)r->dy + (t * r->B + b) * H, H);
             }
-            any = 1;
-            FN(pack_row)(r->panels_x, K, r->I, k, (const A *)r->x + (t * r->B + b) * r->I);
-            FN(pack_row)(r->panels_h, K, H, k, FN(h_at)(r, t, b));
-            const A *dy = (const A *)r->dy + (t * r->B + b) * H;
-            for (ptrdiff_t j = 0; j < H; j += VL) {
-                if (j + VL <= H)
-                    STORE(dh + j, LOAD(dh + j) + LOAD(dy + j));
-                else
-                    STOREN(dh + j, LOADN(dh + j, H - j, 0) + LOADN(dy + j, H - j, 0), H - j);
-            }
-            A *sums = (A *)r->sums + b / FN_ROW_GROUP * fn_rnn_sums(r);
-            FN(totals) to = {sums, sums + GP, sums + 2 * GP, sums + 3 * GP, sums + 4 * GP, sums + 4 * GP + P};
-            const FN(row) row = FN(row_at)(r, t, b, scratch);
-            if (r->norm == FN_LAYER)
-                FN(row_backward_layer)(r, &row, t, b, dh, dc, &to, &d);
-            else if (r->norm == FN_RMS)
-                FN(row_backward_rms)(r, &row, t, b, dh, dc, &to, &d);
-            else
-                FN(row_backward_plain)(r, &row, t, b, dh, dc, &to, &d);
+            FN(backwards)[r->norm](r->cell, &layer, rows, count);
+            any |= count;
         }
         if (!any) continue;
         const FN(left) dah = {(const A *)r->dah + ((t - at) * r->B + b0) * FN_PAD, FN_PAD, 1, block};

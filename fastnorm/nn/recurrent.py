@@ -171,7 +171,7 @@ class Recurrent(Layer):
         y, h, c, tape = rnn_engine.forward(self._spec, x, h0, c0, p, running, lengths, training)
 
         def backward(dy, dh, dc):
-            dx, dh0, dc0, grads = tape(dy, dh, dc)
+            dx, dh0, dc0, grads = tape(dy, dh, dc, self._weight_grads(k))
             if self.norm == "weight":
                 for which in ("ih", "hh"):
                     own = (self._own("params", k)[f"{part}_{which}"] for part in ("weight", "gain"))
@@ -183,6 +183,13 @@ class Recurrent(Layer):
             return dx, dh0, dc0
 
         return y, h, c, backward
+
+    def _weight_grads(self, k):
+        """The matrices' gradients, to be added to in place; None where something comes in between."""
+        grads = self._own("grads", k)
+        into = {name: grads[name] for name in ("weight_ih", "weight_hh")}
+        usable = (array.flags.c_contiguous and array.dtype == self.dtype for array in into.values())
+        return into if self.norm != "weight" and all(usable) else None
 
     def _values(self, k):
         """Parameters and running statistics of layer and direction k, without suffix; weight norm is done."""

@@ -10,7 +10,11 @@ GATES = {name: cell.gates for name, cell in rnn_plain.CELLS.items()}
 
 
 def forward(spec, x, h0, c0, p, running=None, lengths=None, training=True):
-    """As `rnn_plain.forward`, which serves where rows depend on each other (batch norm) or there are none."""
+    """As `rnn_plain.forward`, which serves where rows depend on each other (batch norm) or there are none.
+
+    Its backward may add the gradients of weight_ih and weight_hh to the contiguous arrays of these names in
+    `into` (the plain one does not), and leaves them out of what it returns then.
+    """
     if spec.norm == "batch" or not x.shape[0] or not x.shape[1]:
         return rnn_plain.forward(spec, x, h0, c0, p, running, lengths, training)
     H, dtype = h0.shape[1], x.dtype
@@ -22,13 +26,16 @@ def forward(spec, x, h0, c0, p, running=None, lengths=None, training=True):
         spec.cell, norm, spec.eps, spec.recompute, *arrays, *weights, vectors, _norm.isa(), get_num_threads()
     )
 
-    def backward(dy, dh, dc):
-        grads = {name: np.zeros_like(p[name]) for name in ("weight_ih", "weight_hh")}
+    def backward(dy, dh, dc, into=None):
+        grads = (
+            {name: np.zeros_like(p[name]) for name in ("weight_ih", "weight_hh")} if into is None else into
+        )
         arrays = [None if array is None else np.ascontiguousarray(array) for array in (dy, dh, dc)]
         dx, dh0, dc0, sums = tape.backward(
             *arrays, grads["weight_ih"], grads["weight_hh"], _norm.isa(), get_num_threads()
         )
-        return dx, dh0, dc0, grads | _read_sums(spec.cell, norm, sums[:, :H])
+        sums = _read_sums(spec.cell, norm, sums[:, :H])
+        return dx, dh0, dc0, sums if into is not None else grads | sums
 
     return y, h, c, backward
 

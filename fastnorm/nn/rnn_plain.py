@@ -270,7 +270,7 @@ def forward(spec, x, h0, c0, p, running=None, lengths=None, training=True):
         trained = min(sum(n > 1 for n in counts), len(running["running_mean_ih"]))
         running["num_steps"][...] = max(int(running["num_steps"]), trained)
 
-    def backward(dy, dh, dc):
+    def backward(dy, dh, dc, into=None):
         grads = {name: np.zeros_like(array) for name, array in p.items()}
         norm_x, norm_h, norm_c = make = _make_norms(spec, p, grads, running, training, H)
         dx = np.zeros_like(x)
