@@ -1,7 +1,7 @@
 """Memory stays flat however often a function is called: `python -m tests.leaks --calls 1000000`.
 
 Each of `calls` is repeated that often; what Python's allocator, the C library's and the process hold may not
-grow meanwhile. The suite does the same with some thousand calls.
+grow meanwhile. The suite does the same with some hundred calls.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def held():
 
 def growth(call, times):
     """By how much what is held grows while the call is repeated."""
-    for _ in range(min(times, 2000)):
+    for _ in range(min(times, 1000)):
         call()
     before = held()
     for _ in range(times):

@@ -20,6 +20,7 @@ INTERRUPT = """
 import os, signal, threading
 import numpy as np, fastnorm
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 x = np.random.default_rng(0).standard_normal((4000, 1000)).astype(np.float32)
 fastnorm.set_num_threads(3)
 expected = fastnorm.layer_norm(x)
