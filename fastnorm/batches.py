@@ -104,8 +104,11 @@ class Streams:
 
     def load_state_dict(self, state):
         """Go on where `state_dict` was called."""
+        offset = check_place("offset", state["offset"], self.length - 1)
+        pieces = (len(self.symbols) - 1 - offset) // self.batch // self.length
+        done = check_place("done", state["done"], pieces)
         self.rng.bit_generator.state = state["rng"]
-        self.offset, self.done = state["offset"], state["done"]
+        self.offset, self.done = offset, done
 
 
 def evaluation_streams(symbols, batch=64, steps=100):
@@ -263,9 +266,17 @@ class PaddedBatches:
 
     def load_state_dict(self, state):
         """Go on where `state_dict` was called."""
+        done = check_place("done", state["done"], len(self))
         self.rng.bit_generator.state = state["rng"]
         self._begin()
-        self.done = state["done"]
+        self.done = done
+
+
+def check_place(name, value, most):
+    """`value`; ValueError unless it is a whole number from 0 to `most`."""
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{name} of the batches is {value!r}, and needs to be from 0 to {most}")
+    return value
 
 
 def _padded(arrays, T, dtype):

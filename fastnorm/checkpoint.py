@@ -84,6 +84,38 @@ def load(path):
     return arrays, facts
 
 
+def check_facts(facts):
+    """ValueError, naming it, for a fact of a training that is missing or of the wrong kind."""
+
+    def is_count(value):
+        return type(value) is int and value >= 0
+
+    def is_real(value):
+        return type(value) in (int, float)
+
+    def is_best(value):
+        return value is None or (
+            isinstance(value, (list, tuple)) and len(value) == 2 and is_real(value[0]) and is_count(value[1])
+        )
+
+    kinds = {
+        "steps": (is_count, "a whole number of at least 0"),
+        "seconds": (lambda value: is_real(value) and value >= 0, "a number of at least 0"),
+        "losses": (lambda value: isinstance(value, list) and all(map(is_real, value)), "a list of numbers"),
+        "batches": (lambda value: isinstance(value, dict), "an object"),
+        "generators": (lambda value: isinstance(value, dict), "an object"),
+        "pair": (lambda value: type(value) is bool, "true or false"),
+        "best": (is_best, "null, or a loss and a step"),
+        "waited": (is_count, "a whole number of at least 0"),
+        "stopped": (lambda value: type(value) is bool, "true or false"),
+    }
+    for name, (fits, needed) in kinds.items():
+        if name not in facts:
+            raise ValueError(f"it has no {name}")
+        if not fits(facts[name]):
+            raise ValueError(f"{name} is {str(facts[name])[:40]!r}, and needs to be {needed}")
+
+
 def write_atomically(path, write):
     """Call ``write(file)`` so that `path` has either all of it or what was there before, whatever happens.
 

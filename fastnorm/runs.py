@@ -198,7 +198,13 @@ class RunFolder:
     def load_checkpoint(self):
         """The arrays and facts of the checkpoint; UserError when it is missing, damaged or of another run."""
         arrays, facts = checkpoint.load(self.checkpoint_path)
-        settings, size = facts["settings"], facts["metrics_size"]
+        settings, size = facts.get("settings"), facts.get("metrics_size")
+        try:
+            checkpoint.check_facts(facts)
+            if not isinstance(settings, dict) or type(size) is not int or size < 0:
+                raise ValueError("its settings or its metrics_size are missing")
+        except ValueError as error:
+            raise UserError(f"the checkpoint does not fit the run: {error}") from None
         current = self.settings().to_json()
         for name, value in current.items():
             if name == "steps" and current["schedule"] == "constant":

@@ -227,29 +227,58 @@ class Trainer:
         return arrays, facts
 
     def restore(self, arrays, facts):
-        """Take over a snapshot; UserError when it does not fit."""
+        """Take over a snapshot; UserError when it does not fit, and the trainer is as before then.
+
+        Whatever the snapshot holds, the next step runs: its batch goes through the model once, as in
+        inference.
+        """
+        before = self.snapshot()
         try:
-            self.model.load_state_dict(part("model.", arrays))
-            self.optimizer.load_state_dict(part("optimizer.", arrays))
-            state = part("state.", arrays)
-            state = tuple(state[str(i)] for i in range(len(state)))
-            self.state = state if facts["pair"] else state[0] if state else None
-            self.best = None if facts["best"] is None else (*facts["best"], part("best.", arrays))
+            self._take(arrays, facts)
+            batch = self.batches.next()
+            with np.errstate(all="ignore"):
+                self.model(batch.x, None if batch.fresh else self.state, batch.lengths, False)
             self.batches.load_state_dict(facts["batches"])
-            for name, each in self.model.generators.items():
-                each.bit_generator.state = facts["generators"][name]
-            self.steps, self.seconds, self.losses = facts["steps"], facts["seconds"], list(facts["losses"])
-            self.waited, self.stopped = facts["waited"], facts["stopped"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"the checkpoint does not fit the run: {error}") from None
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError) as error:
+            self._take(*before)
+            raise UserError(f"the checkpoint does not fit the run: {one_line(error)}") from None
+
+    def _take(self, arrays, facts):
+        """Take over a snapshot, or a part of it and raise."""
+        checkpoint.check_facts(facts)
+        best = part("best.", arrays)
+        if facts["best"] is not None:
+            self.model.load_state_dict(best)  # whether it could; what follows is loaded over it
+        self.model.load_state_dict(part("model.", arrays))
+        self.optimizer.load_state_dict(part("optimizer.", arrays))
+        state = part("state.", arrays)
+        state = tuple(state[str(i)] for i in range(len(state)))
+        self.state = state if facts["pair"] else state[0] if state else None
+        self.best = None if facts["best"] is None else (*facts["best"], best)
+        self.batches.load_state_dict(facts["batches"])
+        for name, each in self.model.generators.items():
+            each.bit_generator.state = facts["generators"][name]
+        self.steps, self.seconds, self.losses = facts["steps"], facts["seconds"], list(facts["losses"])
+        self.waited, self.stopped = facts["waited"], facts["stopped"]
 
     def save(self, path):
-        """Replace the checkpoint at `path`, by `snapshot`, so that a kill leaves the old or the new one."""
+        """Replace the checkpoint at `path`, by `snapshot`, so that a kill leaves the old or the new one.
+
+        It takes no lock: two trainers that save to one path replace each other's checkpoints, each of them
+        whole. Where that can happen, hold `fastnorm.checkpoint.locked` around the training, as the
+        command does.
+        """
         checkpoint.save(path, *self.snapshot())
 
     def load(self, path):
         """Go on from the checkpoint at `path`; UserError when it is damaged or does not fit."""
         self.restore(*checkpoint.load(path))
+
+
+def one_line(error):
+    """What an error says, as a part of a sentence."""
+    text = " ".join(str(error).split())
+    return f"it has no {text}" if isinstance(error, KeyError) else text or type(error).__name__
 
 
 def part(prefix, arrays):

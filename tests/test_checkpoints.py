@@ -9,7 +9,7 @@ import kills
 import numpy as np
 import pytest
 
-from fastnorm import checkpoint, cli
+from fastnorm import checkpoint, cli, train
 from fastnorm.errors import UserError
 from fastnorm.runs import RunFolder
 
@@ -74,6 +74,44 @@ def test_a_checkpoint_written_anew_with_other_numbers_is_refused(trained, capsys
     for command in (["train", "--resume", "one"], ["sample", "one"]):
         assert cli.main(command) == 2
         assert "one/checkpoint.npz is damaged and cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("steps", "4", "steps is '4'"),
+        ("steps", -1, "steps is '-1'"),
+        ("seconds", float("nan"), "seconds is 'nan'"),
+        ("losses", {}, "losses is"),
+        ("losses", ["x"], "losses is"),
+        ("batches", [], "batches is"),
+        ("batches", {"offset": 0, "done": 0}, "it has no 'rng'"),
+        ("batches", {"offset": 0, "done": 10**9}, "done of the batches is 1000000000"),
+        ("batches", {"offset": -1, "done": 0}, "offset of the batches is -1"),
+        ("batches", {"offset": 0, "done": 1.5}, "done of the batches is 1.5"),
+        ("batches", {"offset": 0, "done": 0, "rng": {"bit_generator": "PCG64", "state": 5}}, "."),
+        ("pair", 1, "pair is '1'"),
+        ("pair", False, "state"),
+        ("best", [1.0], "best is"),
+        ("best", [1.0, 4], "state has no"),
+        ("waited", None, "waited is 'None'"),
+        ("stopped", "no", "stopped is 'no'"),
+        ("metrics_size", "0", "metrics_size are missing"),
+        ("settings", None, "its settings"),
+    ],
+)
+def test_a_forged_fact_is_refused(trained, name, value, message):
+    """Under a right seal: with another value, and missing."""
+    path = trained / "one" / "checkpoint.npz"
+    arrays, facts = checkpoint.load(path)
+    checkpoint.save(path, arrays, facts | {name: value})
+    with pytest.raises(UserError, match=f"does not fit the run: .*{message}") as caught:
+        train.resume("one", kills.TEXT)
+    assert "\n" not in str(caught.value)
+    del facts[name]
+    checkpoint.save(path, arrays, facts)
+    with pytest.raises(UserError, match=f"does not fit the run: .*{name}"):
+        train.resume("one", kills.TEXT)
 
 
 def test_loading_runs_no_code(trained, capsys):

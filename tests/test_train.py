@@ -315,13 +315,23 @@ def rewrite(run, change):
         (lambda a: a.pop("model.lstm.gain_c"), "no 'lstm.gain_c'"),
         (lambda a: a.update({"model.more": np.zeros(1)}), "'more'"),
         (lambda a: a.update({"optimizer.mean.lstm.bias_c": np.zeros(1)}), "'mean.lstm.bias_c' .* shape"),
+        (lambda a: a.update({"optimizer.steps": np.array("x")}), "'steps' .* dtype <U1"),
+        (lambda a: a.update({"optimizer.steps": np.array(-1)}), "'steps' .* is -1"),
+        (
+            lambda a: a.update({"model.linear.bias": np.full_like(a["model.linear.bias"], 1j, complex)}),
+            "dtype",
+        ),
+        (lambda a: a.pop("state.0"), "it has no '0'"),
+        (lambda a: a.update({"state.0": np.zeros((1, 1))}), r"has shape \(1, 1\)"),
+        (lambda a: a.update({"state.1": np.array("x")}), "dtype <U1"),
     ],
 )
 def test_a_checkpoint_that_does_not_fit(tmp_path, change, message):
     run, _ = whole_run(tmp_path, settings())
     rewrite(run, change)
-    with pytest.raises(UserError, match=f"does not fit the run: .*{message}"):
+    with pytest.raises(UserError, match=f"does not fit the run: .*{message}") as caught:
         train.resume(run.path, TEXT)
+    assert "\n" not in str(caught.value)
 
 
 def test_changed_settings_text_and_metrics_are_noticed(tmp_path):

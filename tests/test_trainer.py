@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from projection import assert_gradients
 
-from fastnorm import nn, schedules, train
+from fastnorm import checkpoint, nn, schedules, train
 from fastnorm.errors import UserError
 
 
@@ -191,6 +191,17 @@ def test_a_checkpoint_of_another_model(tmp_path):
     classifier().save(tmp_path / "c.npz")
     with pytest.raises(UserError, match="does not fit the run: state has no"):
         classifier("batch").load(tmp_path / "c.npz")
+
+
+def test_a_checkpoint_that_does_not_fit_changes_nothing(tmp_path):
+    trainer, twin = classifier(), classifier()
+    arrays, facts = trainer.snapshot()
+    checkpoint.save(tmp_path / "c.npz", arrays, facts | {"batches": facts["batches"] | {"done": 10**6}})
+    trainer.fit(5)
+    twin.fit(5)
+    with pytest.raises(UserError, match="done of the batches is 1000000"):
+        trainer.load(tmp_path / "c.npz")
+    assert_same(trainer, twin)
 
 
 # Measuring

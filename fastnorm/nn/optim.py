@@ -96,11 +96,20 @@ class Optimizer:
                 raise ValueError(
                     f"{name!r} in the optimizer's state has shape {shape}, and {needed} is needed"
                 )
+            dtype, needed = np.asarray(state[name]).dtype, own[name].dtype if name in own else np.dtype(int)
+            if not np.can_cast(dtype, needed, "same_kind"):
+                raise ValueError(
+                    f"{name!r} in the optimizer's state has dtype {dtype}, and {needed} is needed"
+                )
         for name in state:
             if name not in own and name != "steps":
                 raise ValueError(
                     f"the optimizer's state has {name!r}, which {type(self).__name__} does not know"
                 )
+        if state["steps"] < 0:
+            raise ValueError(
+                f"'steps' in the optimizer's state is {state['steps']}, and at least 0 is needed"
+            )
         for name, array in own.items():
             array[...] = state[name]
         self.steps = int(state["steps"])
