@@ -25,7 +25,7 @@ OPTIONAL = (
     ("PyTorch", "bench.peers_recurrent_torch", "Torch"),
     ("JAX", "bench.peers_recurrent_jax", "Jax"),
 )
-BUDGET = Budget(seconds=20, min_rounds=5, max_rounds=60)
+BUDGET = Budget(seconds=8, min_rounds=3, max_rounds=60)
 QUICK_BUDGET = Budget(seconds=2, min_rounds=3, max_rounds=20)
 STREAM_BUDGET = Budget(seconds=2, batch=0.002, max_rounds=200)
 

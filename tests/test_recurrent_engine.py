@@ -128,21 +128,30 @@ def test_a_row_does_not_know_its_neighbours(cell, rng):
         np.testing.assert_array_equal(alone["dx"][:, 0], whole["dx"][:, b])
 
 
-def test_recomputing_keeps_less(rng):
-    """States alone: h and c, and for layer norm the statistics of each row."""
-    x = np.zeros((64, 64, 8), np.float32)
-    h = np.zeros((64, 32), np.float32)
-    vectors, weights = np.zeros((18, 32), np.float32), [np.zeros((128, n), np.float32) for n in (8, 32)]
-
-    def kept(recompute, norm):
-        *_, tape = _recurrent.forward(
-            "lstm", norm, 1e-5, recompute, x, h, h, None, *weights, vectors, _norm.isa(), 1
-        )
-        return tape.nbytes / (64 * 64 * 32)
-
-    assert kept(False, "layer") < 10.5 * 4
-    assert kept(False, None) < 6.2 * 4
-    assert kept(True, "layer") < 2.5 * 4
+@pytest.mark.parametrize(
+    ("cell", "norm", "kept", "recomputed"),
+    [
+        (LSTM, None, 24, 8),
+        (LSTM, "layer", 40, 8),
+        (GRU, None, 20, 8),
+        (GRU, "rms", 28, 4),
+        (RNN, None, 4, 4),
+        (RNN, "layer", 12, 4),
+    ],
+)
+def test_kept_bytes_are_those_of_the_documentation(cell, norm, kept, recomputed):
+    """Of a step, row and unit; beside it the state before the first step, and 40 bytes a row for a norm."""
+    T, B, H = 64, 64, 32
+    x, h = np.zeros((T, B, 8), np.float32), np.zeros((B, H), np.float32)
+    net = cell(8, H, norm=norm, rng=0)
+    weights = [net.params["weight_ih"], net.params["weight_hh"]]
+    gates = len(weights[0]) // H
+    vectors = np.zeros((4 * gates + 2, H), np.float32)
+    for recompute, expected in ((False, kept), (True, recomputed)):
+        arrays = (x, h, h if cell is LSTM else None, None, *weights, vectors)
+        *_, tape = _recurrent.forward(net._cell, norm, 1e-5, recompute, *arrays, _norm.isa(), 1)
+        least = T * B * (expected * H + (40 if norm else 0))
+        assert least <= tape.nbytes <= least + 8 * B * H + 1024
 
 
 # sigmoid and tanh
