@@ -99,7 +99,7 @@ cdef cnp.ndarray add_gradient(fn_job *job, Axes *axes, Layout layout, cnp.ndarra
     return gradient
 
 
-cdef int run(fn_job *job, Axes *axes, cnp.ndarray x, bint forward) except -1:
+cdef int run(fn_job *job, Axes *axes, Layout layout, cnp.ndarray x, bint forward) except -1:
     """Makes the plan and runs the job. Returns 0 where there was nothing to do: some length is 0."""
     cdef int d, status
     cdef bint empty = False
@@ -107,7 +107,7 @@ cdef int run(fn_job *job, Axes *axes, cnp.ndarray x, bint forward) except -1:
     for d in range(axes.ndim):
         if axes.axis[d].len == 0:
             if axes.axis[d].reduced and not job.given:
-                checks.empty_axis((<object> x).shape, [d for d in range(axes.ndim) if axes.axis[d].reduced])
+                checks.empty_axis((<object> x).shape, reduced_axes(layout))
             empty = True
     if empty:
         return 0
@@ -181,7 +181,7 @@ cdef object normalize(cnp.ndarray x, Layout layout, object weight, object bias, 
         job.mean = cnp.PyArray_DATA(mean)
     if rstd is not None:
         job.rstd = cnp.PyArray_DATA(rstd)
-    if run(&job, &axes, x, True) and running is not None and not running.frozen:
+    if run(&job, &axes, layout, x, True) and running is not None and not running.frozen:
         update_running(running)
     if return_stats:
         return y, new_tuple(Stats, (mean, rstd))
@@ -206,7 +206,7 @@ cdef object statistics(cnp.ndarray x, Layout layout):
     job.data[FN_X] = <char *> cnp.PyArray_DATA(x)
     rstd = cnp.PyArray_EMPTY(stats_dims(&axes, layout.keepdims, dims), dims, compute_num(code), 0)
     job.rstd = cnp.PyArray_DATA(rstd)
-    run(&job, &axes, x, True)
+    run(&job, &axes, layout, x, True)
     return new_tuple(Stats, (None, rstd))
 
 
@@ -235,7 +235,7 @@ def moments(x, Family family, axis, correction, bint keepdims, where):
     ndim = stats_dims(&axes, keepdims, dims)
     mean = cnp.PyArray_EMPTY(ndim, dims, compute_num(code), 0)
     var = cnp.PyArray_EMPTY(ndim, dims, compute_num(code), 0)
-    if run(&job, &axes, a, True):
+    if run(&job, &axes, layout, a, True):
         floats = fn_floats_enter()
         for i in range(size):
             value, count = job.var64[i], job.count64[i]
@@ -298,7 +298,7 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
         b = w
     if b is not None:
         dbias = add_gradient(&job, &axes, layout, b, FN_DBIAS, code)
-    run(&job, &axes, dy, False)
+    run(&job, &axes, layout, dy, False)
     return new_tuple(Grads, (dx, dweight, dbias))
 
 

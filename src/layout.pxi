@@ -195,6 +195,13 @@ cdef Py_ssize_t param_length(Layout layout, cnp.ndarray x, int d) noexcept:
     return cnp.PyArray_DIM(x, d if layout.split_axis < 0 or d <= layout.split_axis else d - 1)
 
 
+cdef tuple reduced_axes(Layout layout):
+    """x's axes that are reduced, for messages: of two split axes, the one that x has."""
+    cdef int d, count = layout.ndim + (layout.split_axis >= 0)
+    split = layout.split_axis if layout.split_axis >= 0 else count
+    return tuple(dict.fromkeys([d if d <= split else d - 1 for d in range(count) if layout.is_reduced[d]]))
+
+
 # ---- statistics -------------------------------------------------------------------------------------------------
 
 cdef int stats_dims(Axes *axes, bint keepdims, cnp.npy_intp *dims) noexcept:

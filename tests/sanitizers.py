@@ -1,7 +1,7 @@
 """The C code under the compiler's sanitizers: `python -m tests.sanitizers [address] [thread]`.
 
 address   an AddressSanitizer and UndefinedBehaviorSanitizer build with the baseline kernels alone, under the
-          tests of kernels, planner, pool and recurrent engine, and the fuzzer's corpus
+          tests of kernels, planner, pool, masks, odd arrays and recurrent engine, and the fuzzer's corpus
 thread    tests/races.c under ThreadSanitizer: helpers, pool and drivers, plain C without an interpreter
 
 Both unless one is named. CONTRIBUTING.md says what they cannot see. Needs gcc with its sanitizer libraries.
@@ -17,7 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = [
     *("test_kernels.py", "test_kernels_tiles.py", "test_kernels_storage.py", "test_plan.py", "test_pool.py"),
-    *("test_recurrent_engine.py", "test_where.py", "test_bad_luck.py", "test_fuzz.py::test_corpus"),
+    "test_bad_luck.py::test_other_arrays_give_plain_results",
+    "test_bad_luck.py::test_arrays_that_another_thread_changes",
+    *("test_recurrent_engine.py", "test_where.py", "test_fuzz.py::test_corpus"),
 ]
 RACES = "helpers wait parallel pool job plan forward backward backward_unit backward_block rescue norm"
 FLAGS = "-std=c17 -O1 -g -ffp-contract=off -fno-math-errno -fno-trapping-math -DFN_TIER=baseline"

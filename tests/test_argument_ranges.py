@@ -62,6 +62,16 @@ def test_the_empty_argument_is_named():
         fastnorm.mean_only_batch_norm_backward(np.ones((0, 3)))
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((2, 0), r"\(1,\)"), ((2, 4, 0, 3), r"\(1, 2, 3\)"), ((2, 3, 0, 4), r"\(1, 2, 3\)")]
+)
+def test_an_empty_group_names_axes_that_x_has(shape, axes):
+    with pytest.raises(
+        ValueError, match=rf"^x has shape .*, no element along the normalized axes {axes}; needs"
+    ):
+        fastnorm.group_norm(np.zeros(shape), 1, channel_axis=1 if len(shape) == 2 else -1)
+
+
 def test_running_statistics_are_two_arrays():
     both = np.ones(2)
     with pytest.raises(ValueError, match=r"^running_var overlaps running_mean"):
