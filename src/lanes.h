@@ -10,11 +10,13 @@
 
 #define UNROLL _Pragma("GCC unroll 8")
 
+#undef NEAR
 #undef FAR
 #undef FAR_COLS
 /* The most of a sum of squares that may be due to the distance of a guessed mean from the mean: what is left keeps all
  * but 1 / (1 - FAR) of its digits. Columns guess from fewer elements, and all of a block pay for one that is far. */
 #define FAR 0.25
+#define NEAR 0.125 /* the same of a sample, from which 0 will do as the guess */
 #define FAR_COLS 0.5
 
 #undef RUN

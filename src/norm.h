@@ -92,7 +92,8 @@ typedef struct {
      * where the mask is 0: dx = dy * weight * rstd. dx may be dy or x. */
     void (*combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p);
 
-    /* From n moments: rstd = 1 / sqrt(m2 / count + eps) (1 unless `scale`), mean and comp split anew in A.
+    /* From n moments: rstd = 1 / sqrt(m2 / count + eps) (1 unless `scale`), mean and comp split anew in A; a comp of
+     * less than half an ulp of a quarter, in deviations, is left away.
      * Returns 1 if some slice is beyond the fast path: m2 / count not finite, or not above `least`, rstd outside
      * 2^-100..2^100, or mean and deviation near the denormals; such a slice's values are then not to be used. */
     int (*finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,

@@ -12,8 +12,9 @@ INLINE void FN(add_deviations)(const char *x, const uint8_t *mask, ptrdiff_t n, 
         t[u] += FN(zero_outside)(mask, at, k, FN(fetch)(x, at, k, c) - centre););
 }
 
-/* for j: d = x[j] - c; s[lane(j)] += d; q[lane(j)] += d * d */
-INLINE void FN(add_squares)(const char *x, const uint8_t *mask, ptrdiff_t n, A c, vec s[U], vec q[U]) {
+/* for j: d = x[j] - c; s[lane(j)] += d; q[lane(j)] += d * d; `moved` is a constant, 0 where c is: additions are what
+ * this loop consists of, and one in three falls away */
+INLINE void FN(add_squares)(const char *x, const uint8_t *mask, ptrdiff_t n, int moved, A c, vec s[U], vec q[U]) {
     vec t[U] = {{0}}, w[U] = {{0}}, centre = SPLAT(c);
     LANE_LOOP(
         n,
@@ -23,7 +24,7 @@ INLINE void FN(add_squares)(const char *x, const uint8_t *mask, ptrdiff_t n, A c
             t[u] = w[u] = (vec){0};
         },
         {
-            vec d = FN(zero_outside)(mask, at, k, FN(fetch)(x, at, k, c) - centre);
+            const vec v = FN(fetch)(x, at, k, c), d = FN(zero_outside)(mask, at, k, moved ? v - centre : v);
             t[u] += d;
             w[u] += d * d;
         });
@@ -45,13 +46,18 @@ static ptrdiff_t FN(count_inside)(fn_tile mask, ptrdiff_t rows, ptrdiff_t n, ptr
     return count;
 }
 
-/* The mean of two runs of the row's lanes, a quarter from either end: a guess of the row's mean, and exact where all
- * elements are equal. */
+/* A guess of the row's mean: that of two runs of its lanes, a quarter from either end, exact where all elements are
+ * equal. Where it is so near 0 that squares around 0 lose next to nothing, 0. */
 INLINE A FN(sample)(const char *x, ptrdiff_t n) {
     const ptrdiff_t low = n / (4 * LANES) * LANES, high = n / LANES * LANES - LANES - low;
-    vec s[U];
-    UNROLL for (int u = 0; u < U; u++) s[u] = FN(fetch)(x, low + u * VL, VL, 0) + FN(fetch)(x, high + u * VL, VL, 0);
-    return FN(tree)(s) * ((A)1 / (A)(2 * LANES));
+    vec s[U], q[U];
+    UNROLL for (int u = 0; u < U; u++) {
+        const vec a = FN(fetch)(x, low + u * VL, VL, 0), b = FN(fetch)(x, high + u * VL, VL, 0);
+        s[u] = a + b;
+        q[u] = a * a + b * b;
+    }
+    const A count = (A)(2 * LANES), mean = FN(tree)(s) * (1 / count);
+    return mean * mean <= (A)NEAR * (FN(tree)(q) * (1 / count)) ? 0 : mean;
 }
 
 /* From s = sum(x - m) and q = sum((x - m)^2) to one cell's moments. Returns whether m was so far from the mean that the
@@ -79,7 +85,10 @@ INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
         const int sampled = !mask.base && n >= 2 * LANES;
         m = sampled ? FN(sample)(x.base, n) : LOAD1(x.base + row * x.step + column * (ptrdiff_t)sizeof(T));
         if (sampled) {
-            for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, NULL, n, m, s, q);
+            if (m == 0)
+                for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, NULL, n, 0, 0, s, q);
+            else
+                for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, NULL, n, 1, m, s, q);
             if (!FN(close_moments)(FN(tree)(s), FN(tree)(q), m, count, cell, out)) return;
             m = (A)out.mean[cell];
             UNROLL for (int u = 0; u < U; u++) s[u] = q[u] = (vec){0};
@@ -90,7 +99,8 @@ INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
             UNROLL for (int u = 0; u < U; u++) s[u] = (vec){0};
         }
     }
-    for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, FN(mask_row)(mask, r), n, m, s, q);
+    for (ptrdiff_t r = 0; r < rows; r++)
+        FN(add_squares)(x.base + r * x.step, FN(mask_row)(mask, r), n, centre, m, s, q);
     FN(close_moments)(centre ? FN(tree)(s) : 0, FN(tree)(q), m, count, cell, out);
 }
 

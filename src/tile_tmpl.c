@@ -3,11 +3,11 @@
 enum { FN(TOGETHER) = 4 }; /* rows that share a load of what varies along the row */
 
 /* `rows` rows at once, so that what varies along the row is loaded once for all of them. `rows`, `along` (mean, comp,
- * rstd and prescale), `prescaled`, `weight_along` and `bias_along` are constants wherever this is inlined; weight and
- * bias that vary along the row must not vary between these rows. All pointers and scalars are fetched before the loop,
- * as the compiler must assume that y holds them. */
+ * rstd and prescale), `compensated` (whether any comp is not 0), `prescaled`, `weight_along` and `bias_along` are
+ * constants wherever this is inlined; weight and bias that vary along the row must not vary between these rows. All
+ * pointers and scalars are fetched before the loop, as the compiler must assume that y holds them. */
 INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_affine *p, int along,
-                           int prescaled, int weight_along, int bias_along) {
+                           int compensated, int prescaled, int weight_along, int bias_along) {
     const char *xs[FN(TOGETHER)];
     char *ys[FN(TOGETHER)];
     vec mean[FN(TOGETHER)], comp[FN(TOGETHER)], rstd[FN(TOGETHER)], prescale[FN(TOGETHER)];
@@ -30,7 +30,7 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
         vec m = {0}, c = {0}, s = {0}, pre = {0}, w = {0}, b = {0};
         if (along) {
             m = FN(fetch_a)(means, at, k);
-            c = FN(fetch_a)(comps, at, k);
+            if (compensated) c = FN(fetch_a)(comps, at, k);
             s = FN(fetch_a)(rstds, at, k);
             if (prescaled) pre = FN(fetch_a)(prescales, at, k);
         }
@@ -40,39 +40,65 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
             vec v = FN(fetch)(xs[i], at, k, 0);
             __builtin_prefetch(xs[i] + ahead + at * (ptrdiff_t)sizeof(T), 0, 2);
             if (prescaled) v *= along ? pre : prescale[i];
-            v = ((v - (along ? m : mean[i])) - (along ? c : comp[i])) * (along ? s : rstd[i]);
+            v -= along ? m : mean[i];
+            if (compensated) v -= along ? c : comp[i];
+            v *= along ? s : rstd[i];
             v = v * (weight_along ? w : weight[i]) + (bias_along ? b : bias[i]);
             FN(put)(ys[i], at, k, v);
         }
     });
 }
 
+/* whether any of the means that these rows take has a remainder */
+INLINE int FN(any_comp)(const fn_affine *p, ptrdiff_t rows, ptrdiff_t n) {
+    const A *comp = p->comp.a;
+    const ptrdiff_t count = p->comp.along ? n : p->comp.step ? rows : 1;
+    A any = 0;
+    for (ptrdiff_t i = 0; i < count; i++) any = comp[i] != 0 ? 1 : any;
+    return any != 0;
+}
+
+/* what varies along the row is the same for all rows here */
+#define APPLY_TOGETHER(...)                                                                                            \
+    for (; r + R <= rows; r += R) FN(apply_rows)(x, y, r, R, n, p, __VA_ARGS__)
+#define APPLY_EACH(...)                                                                                                \
+    for (; r < rows; r++) FN(apply_rows)(x, y, r, 1, n, p, __VA_ARGS__)
+
 static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
     enum { R = FN(TOGETHER) };
     const int along = p->rstd.along, prescaled = p->prescale.a != NULL;
     const int weight_along = p->weight.a && p->weight.along, bias_along = p->bias.a && p->bias.along;
     const int steady = !(weight_along && p->weight.step) && !(bias_along && p->bias.step);
+    const int both = weight_along && bias_along, neither = !weight_along && !bias_along;
+    const int compensated = prescaled || FN(any_comp)(p, rows, n);
     ptrdiff_t r = 0;
-    if (!prescaled && steady) {
-        if (along && !weight_along && !bias_along)
-            for (; r + R <= rows; r += R) FN(apply_rows)(x, y, r, R, n, p, 1, 0, 0, 0);
-        else if (along && weight_along && bias_along)
-            for (; r + R <= rows; r += R) FN(apply_rows)(x, y, r, R, n, p, 1, 0, 1, 1);
-    }
-    for (; r < rows; r++) {
-        if (prescaled)
-            along ? FN(apply_rows)(x, y, r, 1, n, p, 1, 1, weight_along, bias_along)
-                  : FN(apply_rows)(x, y, r, 1, n, p, 0, 1, weight_along, bias_along);
-        else if (along)
-            FN(apply_rows)(x, y, r, 1, n, p, 1, 0, weight_along, bias_along);
-        else if (weight_along && bias_along)
-            FN(apply_rows)(x, y, r, 1, n, p, 0, 0, 1, 1);
-        else if (!weight_along && !bias_along)
-            FN(apply_rows)(x, y, r, 1, n, p, 0, 0, 0, 0);
-        else
-            FN(apply_rows)(x, y, r, 1, n, p, 0, 0, weight_along, bias_along);
+    if (prescaled && along)
+        APPLY_EACH(1, 1, 1, weight_along, bias_along);
+    else if (prescaled)
+        APPLY_EACH(0, 1, 1, weight_along, bias_along);
+    else if (along && compensated) {
+        if (steady && neither) APPLY_TOGETHER(1, 1, 0, 0, 0);
+        if (steady && both) APPLY_TOGETHER(1, 1, 0, 1, 1);
+        APPLY_EACH(1, 1, 0, weight_along, bias_along);
+    } else if (along) {
+        if (steady && neither) APPLY_TOGETHER(1, 0, 0, 0, 0);
+        if (steady && both) APPLY_TOGETHER(1, 0, 0, 1, 1);
+        APPLY_EACH(1, 0, 0, weight_along, bias_along);
+    } else if (compensated && both) {
+        APPLY_EACH(0, 1, 0, 1, 1);
+    } else if (compensated) {
+        APPLY_EACH(0, 1, 0, weight_along, bias_along);
+    } else if (both) {
+        if (steady) APPLY_TOGETHER(0, 0, 0, 1, 1);
+        APPLY_EACH(0, 0, 0, 1, 1);
+    } else if (neither) {
+        APPLY_EACH(0, 0, 0, 0, 0);
+    } else {
+        APPLY_EACH(0, 0, 0, weight_along, bias_along);
     }
 }
+#undef APPLY_TOGETHER
+#undef APPLY_EACH
 
 /* `rows`, `has_x`, `along` (mean, rstd, c1, c2), `weight_along` and a NULL mask are constants wherever this is
  * inlined; a weight that varies along the row must not vary between these rows. */
@@ -140,14 +166,16 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
 static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
                         void *rstd) {
     A *hi = mean, *lo = comp, *s = rstd;
-    const double tiny = sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100; /* a mean below has no room for comp */
+    const double tiny = sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100;       /* a mean below has no room for comp */
+    const double slight = (sizeof(A) == sizeof(double) ? 0x1p-54 : 0x1p-25) / 2; /* deviations: half an ulp of 1 / 4 */
     int beyond = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         double var = in.m2[i] / in.count[i], r = scale ? 1 / sqrt(var + eps) : 1;
         beyond |= !(var > least && var < DBL_MAX && r > 0x1p-100 && r < 0x1p100);
         beyond |= in.mean[i] != 0 && fabs(in.mean[i]) < tiny && var < tiny;
         hi[i] = (A)in.mean[i];
-        lo[i] = (A)((in.mean[i] - (double)hi[i]) + in.comp[i]);
+        const double rest = (in.mean[i] - (double)hi[i]) + in.comp[i];
+        lo[i] = (A)(fabs(rest) * r < slight ? 0 : rest);
         s[i] = (A)r;
     }
     return beyond;
