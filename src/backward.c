@@ -77,9 +77,9 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
         w.mask_tile = fn_take(space, fn_tile_bytes(job, cut, FN_MASK));
         if (space->base) b->workers[i] = w;
     }
-    const ptrdiff_t sums = b->shared ? 1 : b->parts;
-    if (job->dweight) b->dweight = fn_take(space, (size_t)(sums * job->ndweight) * sizeof(double));
-    if (job->dbias) b->dbias = fn_take(space, (size_t)(sums * job->ndbias) * sizeof(double));
+    if (b->direct) return;
+    if (job->dweight) b->dweight = fn_take(space, (size_t)(b->parts * job->ndweight) * sizeof(double));
+    if (job->dbias) b->dbias = fn_take(space, (size_t)(b->parts * job->ndbias) * sizeof(double));
 }
 
 /* ---- tasks ------------------------------------------------------------------------------------------------------ */
@@ -89,13 +89,10 @@ static ptrdiff_t first_item(const fn_backward_job *b, ptrdiff_t items, ptrdiff_t
     return items / b->parts * part + items % b->parts * part / b->parts;
 }
 
-/* the accumulator of a part; where all items share one, it is the first */
-static ptrdiff_t sums_part(const fn_backward_job *b, ptrdiff_t part) { return b->shared ? 0 : part; }
-
 static void many_rows_part(void *context, ptrdiff_t part, int worker) {
     fn_backward_job *b = context;
     for (ptrdiff_t i = first_item(b, b->cut.chunks, part); i < first_item(b, b->cut.chunks, part + 1); i++)
-        fn_many_rows_chunk(b, i, sums_part(b, part), &b->units[worker], &b->workers[worker]);
+        fn_many_rows_chunk(b, i, part, &b->units[worker], &b->workers[worker]);
 }
 
 static void units_part(void *context, ptrdiff_t part, int worker) {
@@ -106,8 +103,8 @@ static void units_part(void *context, ptrdiff_t part, int worker) {
         const fn_unit unit = fn_cut_unit(b->job, &b->cut, i);
         fn_load_unit(b, &unit, u);
         for (ptrdiff_t c = 0; b->needs_sums && c < b->cut.chunks; c++) fn_sums_of_chunk(b, &unit, c, u, w);
-        fn_settle_unit(b, &unit, sums_part(b, part), u);
-        for (ptrdiff_t c = b->cut.chunks - 1; c >= 0; c--) fn_combine_chunk(b, &unit, c, sums_part(b, part), u, w);
+        fn_settle_unit(b, &unit, part, u);
+        for (ptrdiff_t c = b->cut.chunks - 1; c >= 0; c--) fn_combine_chunk(b, &unit, c, part, u, w);
     }
 }
 
@@ -129,7 +126,7 @@ static void settle_part(void *context, ptrdiff_t part, int worker) {
     (void)worker;
     for (ptrdiff_t i = first_item(b, b->cut.units, part); i < first_item(b, b->cut.units, part + 1); i++) {
         const fn_unit unit = fn_cut_unit(b->job, &b->cut, i);
-        fn_settle_unit(b, &unit, sums_part(b, part), &b->units[i]);
+        fn_settle_unit(b, &unit, part, &b->units[i]);
     }
 }
 
@@ -144,7 +141,7 @@ static void combine_part(void *context, ptrdiff_t part, int worker) {
     fn_backward_job *b = context;
     const ptrdiff_t items = b->cut.units * b->cut.chunks;
     for (ptrdiff_t i = first_item(b, items, part); i < first_item(b, items, part + 1); i++)
-        combine_item(b, i, sums_part(b, part), worker);
+        combine_item(b, i, part, worker);
 }
 
 static void run(fn_backward_job *b, int workers) {
@@ -166,16 +163,40 @@ static void run(fn_backward_job *b, int workers) {
 }
 
 static void add_parts(const fn_backward_job *b, double *parts, ptrdiff_t n, void *out) {
-    const ptrdiff_t count = b->shared ? 1 : b->parts;
-    for (ptrdiff_t p = 1; p < count; p++)
+    for (ptrdiff_t p = 1; p < b->parts; p++)
         for (ptrdiff_t i = 0; i < n; i++) parts[i] += parts[p * n + i];
     for (ptrdiff_t i = 0; i < n; i++) fn_set(b->job, out, i, parts[i]);
+}
+
+/* whether the verbs can do a block of many rows by themselves */
+static int can_be_whole(const fn_job *job) {
+    const fn_plan *plan = &job->plan;
+    if (plan->cols || plan->nreduced || job->data[FN_MASK] || !job->data[FN_X]) return 0;
+    if (!job->scale || job->given || !job->rstd) return 0;
+    if (plan->nkept && plan->kept[plan->nkept - 1].stride[FN_STAT] != 1) return 0;
+    return fn_tile_adjacent(job, FN_DY) && fn_tile_adjacent(job, FN_X) && fn_tile_adjacent(job, FN_Y);
+}
+
+/* whether it has the same one along every row, element by element (an array of results: in steps of 1) */
+static int shared_by_rows(const fn_plan *plan, int operand) {
+    for (int i = 0; i < plan->nkept; i++)
+        if (plan->kept[i].stride[operand]) return 0;
+    return plan->inner.stride[operand] != 0;
+}
+
+/* many rows that share the parameters of their columns: sums of columns on the way to dx */
+static int with_column_sums(const fn_job *job) {
+    const fn_plan *plan = &job->plan;
+    if (!(job->dweight || job->dbias) || plan->n == 1 || plan->regions == 1) return 0;
+    if (job->dweight && !(shared_by_rows(plan, FN_DWEIGHT) && plan->inner.stride[FN_DWEIGHT] == 1)) return 0;
+    if (job->dbias && !(shared_by_rows(plan, FN_DBIAS) && plan->inner.stride[FN_DBIAS] == 1)) return 0;
+    return !job->data[FN_WEIGHT] || shared_by_rows(plan, FN_WEIGHT);
 }
 
 /* What the sums are for, and how parameter gradients are come by. Nothing here looks at the number of threads, except
  * where the order of additions does not depend on it. */
 static int decide(fn_backward_job *b) {
-    const fn_job *job = b->job;
+    fn_job *job = b->job;
     const int params = job->dweight || job->dbias;
     b->weighted = job->data[FN_WEIGHT] && inside_cell(job, FN_WEIGHT);
     b->from_elements = (job->dweight && inside_cell(job, FN_DWEIGHT)) || (job->dbias && inside_cell(job, FN_DBIAS));
@@ -183,6 +204,8 @@ static int decide(fn_backward_job *b) {
     b->row_cells = b->from_sums && (fn_down_rows(job, FN_DWEIGHT) || fn_down_rows(job, FN_DBIAS));
     b->has_x = job->data[FN_X] && (job->scale || job->dweight);
     b->needs_sums = b->from_sums || (!job->given && (job->centre || job->scale));
+    if (!b->cut.many_rows || (b->from_elements && !job->column_sums)) job->whole_rows = 0;
+    job->column_sums &= job->whole_rows;
 
     const fn_cut *cut = &b->cut;
     const ptrdiff_t elements = job->plan.regions * job->plan.rows * job->plan.n;
@@ -200,9 +223,10 @@ static int decide(fn_backward_job *b) {
     if (params) {
         const ptrdiff_t most = (2 * bytes > PARTS_BYTES ? 2 * bytes : PARTS_BYTES) /
                                ((job->ndweight + job->ndbias) * (ptrdiff_t)sizeof(double));
-        b->shared = (!job->dweight || job->ndweight == elements) && (!job->dbias || job->ndbias == elements);
+        b->direct = b->from_elements && (!job->dweight || job->ndweight == elements) &&
+                    (!job->dbias || job->ndbias == elements);
         if (b->parts > MAX_PARTS) b->parts = MAX_PARTS;
-        if (b->parts > most && !b->shared) b->parts = most > 1 ? most : 1;
+        if (b->parts > most && !b->direct) b->parts = most > 1 ? most : 1;
         if (b->parts < workers && (b->from_elements || b->local)) workers = (int)b->parts;
     }
     return workers;
@@ -214,6 +238,8 @@ int fn_backward(fn_job *job) {
     fn_backward_job b = {.job = job};
     int status = fn_param_pack(job, FN_WEIGHT, &packed);
     if (status == FN_OK) {
+        job->whole_rows = can_be_whole(job);
+        job->column_sums = job->whole_rows && with_column_sums(job);
         b.cut = fn_cut_make(job);
         const int workers = decide(&b);
         fn_space space = {0};
@@ -222,9 +248,8 @@ int fn_backward(fn_job *job) {
         if (memory) {
             space = (fn_space){.base = memory};
             layout(&b, workers, &space);
-            const ptrdiff_t sums = b.shared ? 1 : b.parts;
-            if (b.dweight) memset(b.dweight, 0, (size_t)(sums * job->ndweight) * sizeof(double));
-            if (b.dbias) memset(b.dbias, 0, (size_t)(sums * job->ndbias) * sizeof(double));
+            if (b.dweight) memset(b.dweight, 0, (size_t)(b.parts * job->ndweight) * sizeof(double));
+            if (b.dbias) memset(b.dbias, 0, (size_t)(b.parts * job->ndbias) * sizeof(double));
             run(&b, workers);
             if (b.dweight) add_parts(&b, b.dweight, job->ndweight, job->dweight);
             if (b.dbias) add_parts(&b, b.dbias, job->ndbias, job->dbias);

@@ -27,7 +27,7 @@ typedef struct {
     int weighted;   /* the verbs weigh each element: the weight varies inside a cell */
     int from_sums, from_elements, row_cells;
     ptrdiff_t parts;         /* that accumulate parameter gradients; without them, one to an item */
-    int shared;              /* every element has a parameter of its own: one accumulator serves all items */
+    int direct;              /* every element has parameters of its own: their gradients are no sums */
     double *dweight, *dbias; /* parts * their size */
     fn_unit_sums *units;
     fn_worker_space *workers;
@@ -51,6 +51,9 @@ fn_param fn_by_slot(const fn_backward_job *b, const void *a);
 /* dx of the block */
 void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
                       const fn_worker_space *w);
+
+/* brings the column sums of the blocks since the last time to the part's accumulators */
+void fn_carry_columns(const fn_backward_job *b, const fn_worker_space *w, ptrdiff_t part);
 
 /* parameter gradients "from elements": adds the block's share to the part's accumulators */
 void fn_elements_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,

@@ -42,43 +42,60 @@ static fn_param param_row(fn_param p, ptrdiff_t r, ptrdiff_t size) {
     return (fn_param){(const char *)p.a + r * p.step * size, p.step, p.along};
 }
 
-/* Adds the block's share of one parameter's gradient to `sum_gx` (with x) or `sum_g`, indexed by `operand`. */
+static double *part_of(double *sums, ptrdiff_t n, ptrdiff_t part) { return sums ? sums + part * n : NULL; }
+
+/* adds to the part's accumulators, or writes what is no sum */
+static void add_dweight(const fn_backward_job *b, ptrdiff_t part, ptrdiff_t at, double value) {
+    if (b->direct)
+        fn_set(b->job, b->job->dweight, at, value);
+    else
+        b->dweight[part * b->job->ndweight + at] += value;
+}
+static void add_dbias(const fn_backward_job *b, ptrdiff_t part, ptrdiff_t at, double value) {
+    if (b->direct)
+        fn_set(b->job, b->job->dbias, at, value);
+    else
+        b->dbias[part * b->job->ndbias + at] += value;
+}
+
+/* The block's share of the weight's gradient, of the bias's, or of both where their strides, `operand`'s, are the same */
 static void add_elements(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
-                         const fn_worker_space *w, int operand, double *sum_g, double *sum_gx) {
+                         const fn_worker_space *w, int operand, int dweight, int dbias, ptrdiff_t part) {
     const fn_job *job = b->job;
     const fn_verbs *verbs = job->verbs;
     const ptrdiff_t size = (ptrdiff_t)verbs->compute_size;
     const ptrdiff_t row_step = fn_row_axis(job, &b->cut)->stride[operand];
     const ptrdiff_t at = k->offset[operand];
-    const fn_tile x = sum_gx ? in->x : (fn_tile){0};
+    const fn_tile x = dweight ? in->x : (fn_tile){0};
     const fn_dots p = {
         .mean = fn_by_slot(b, u->mean), .rstd = fn_by_slot(b, u->rstd), .shift = fn_by_slot(b, u->shift)};
     if (!fn_along_row(job, operand)) {
         verbs->dots_rows(in->dy, x, in->mask, k->rows, k->width, &p, w->rows);
         for (ptrdiff_t r = 0; r < k->rows; r++) {
-            if (sum_g) sum_g[at + r * row_step] += w->rows.g[r];
-            if (sum_gx) sum_gx[at + r * row_step] += w->rows.gx[r];
+            if (dbias) add_dbias(b, part, at + r * row_step, w->rows.g[r]);
+            if (dweight) add_dweight(b, part, at + r * row_step, w->rows.gx[r]);
         }
         return;
     }
     const ptrdiff_t step = job->plan.inner.stride[operand], rows = row_step ? 1 : k->rows;
+    const int in_place = step == 1 && !b->direct;
     for (ptrdiff_t r = 0; r < k->rows; r += rows) {
         const fn_dots q = {.mean = param_row(p.mean, r, size),
                            .rstd = param_row(p.rstd, r, size),
                            .shift = param_row(p.shift, r, size)};
         fn_sums into = w->columns; /* what the caller does not want */
         const ptrdiff_t first = at + r * row_step;
-        if (step == 1) {
-            if (sum_g) into.g = sum_g + first;
-            if (sum_gx) into.gx = sum_gx + first;
+        if (in_place) {
+            if (dbias) into.g = part_of(b->dbias, job->ndbias, part) + first;
+            if (dweight) into.gx = part_of(b->dweight, job->ndweight, part) + first;
         } else {
             memset(into.g, 0, (size_t)k->width * sizeof(double));
             memset(into.gx, 0, (size_t)k->width * sizeof(double));
         }
         verbs->dots_cols(tile_row(in->dy, r), tile_row(x, r), tile_row(in->mask, r), rows, k->width, &q, w->work, into);
-        if (step == 1) continue;
-        for (ptrdiff_t j = 0; sum_g && j < k->width; j++) sum_g[first + j * step] += into.g[j];
-        for (ptrdiff_t j = 0; sum_gx && j < k->width; j++) sum_gx[first + j * step] += into.gx[j];
+        if (in_place) continue;
+        for (ptrdiff_t j = 0; dbias && j < k->width; j++) add_dbias(b, part, first + j * step, into.g[j]);
+        for (ptrdiff_t j = 0; dweight && j < k->width; j++) add_dweight(b, part, first + j * step, into.gx[j]);
     }
 }
 
@@ -92,18 +109,23 @@ static int same_strides(const fn_job *job, int p, int q) {
     return 1;
 }
 
-static double *part_of(double *sums, ptrdiff_t n, ptrdiff_t part) { return sums ? sums + part * n : NULL; }
-
 void fn_elements_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
                        const fn_worker_space *w, ptrdiff_t part) {
     const fn_job *job = b->job;
-    double *dweight = part_of(b->dweight, job->ndweight, part), *dbias = part_of(b->dbias, job->ndbias, part);
-    if (dweight && dbias && same_strides(job, FN_DWEIGHT, FN_DBIAS)) {
-        add_elements(b, k, in, u, w, FN_DWEIGHT, dbias, dweight);
+    if (job->dweight && job->dbias && same_strides(job, FN_DWEIGHT, FN_DBIAS)) {
+        add_elements(b, k, in, u, w, FN_DWEIGHT, 1, 1, part);
         return;
     }
-    if (dweight) add_elements(b, k, in, u, w, FN_DWEIGHT, NULL, dweight);
-    if (dbias) add_elements(b, k, in, u, w, FN_DBIAS, dbias, NULL);
+    if (job->dweight) add_elements(b, k, in, u, w, FN_DWEIGHT, 1, 0, part);
+    if (job->dbias) add_elements(b, k, in, u, w, FN_DBIAS, 0, 1, part);
+}
+
+void fn_carry_columns(const fn_backward_job *b, const fn_worker_space *w, ptrdiff_t part) {
+    const fn_job *job = b->job;
+    fn_sums into = w->columns; /* what the caller does not want */
+    if (b->dweight) into.gx = part_of(b->dweight, job->ndweight, part) + job->plan.offset[FN_DWEIGHT];
+    if (b->dbias) into.g = part_of(b->dbias, job->ndbias, part) + job->plan.offset[FN_DBIAS];
+    job->verbs->carry_cols(job->plan.n, w->work, into);
 }
 
 /* the weight of row r where the verbs did not weigh its elements */
@@ -144,6 +166,12 @@ void fn_put_scalars(const fn_job *job, fn_unit_sums *u, ptrdiff_t i, fn_scalars 
 
 void fn_load_stats(const fn_job *job, const fn_axis *axis, ptrdiff_t at, ptrdiff_t n, fn_unit_sums *u) {
     const ptrdiff_t step = axis->stride[FN_STAT];
+    if (step == 1 && job->mean && job->rstd) {
+        const size_t size = job->verbs->compute_size;
+        memcpy(u->mean, (const char *)job->mean + (size_t)at * size, (size_t)n * size);
+        memcpy(u->rstd, (const char *)job->rstd + (size_t)at * size, (size_t)n * size);
+        return;
+    }
     for (ptrdiff_t i = 0; i < n; i++) {
         fn_set(job, u->mean, i, job->mean ? fn_get(job, job->mean, at + i * step) : 0);
         fn_set(job, u->rstd, i, job->rstd ? fn_get(job, job->rstd, at + i * step) : 1);

@@ -5,37 +5,85 @@
 
 /* ---- many short rows -------------------------------------------------------------------------------------------- */
 
+enum { MOST_SUMMED = 128 }; /* rows whose column sums are added up before they are carried */
+
+static void scalars_of_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, ptrdiff_t part,
+                             fn_unit_sums *u) {
+    const fn_job *job = b->job;
+    const fn_axis *axis = fn_row_axis(job, &b->cut);
+    for (ptrdiff_t r = 0; r < k->rows; r++) {
+        fn_scalars s = {0};
+        if (b->needs_sums) {
+            const double g = u->chunk.g[r], gx = b->has_x ? u->chunk.gx[r] : 0, x = b->has_x ? u->chunk.x[r] : 0;
+            const double count = in->mask.base ? fn_count_row(in->mask, r, k->width) : (double)job->plan.count;
+            const double weight = fn_row_weight(b, k, r);
+            s = fn_scalars_of(b, weight * g, weight * gx, x, count);
+            if (b->from_sums)
+                fn_add_params(b, part, k->offset[FN_DWEIGHT] + r * axis->stride[FN_DWEIGHT],
+                              k->offset[FN_DBIAS] + r * axis->stride[FN_DBIAS], g, fn_moved(gx, s.shift, g));
+        }
+        fn_put_scalars(job, u, r, s);
+    }
+}
+
+/* the block's rows, all that is done to them; what the sums of columns leave in w->work is the caller's to carry */
+static void whole_rows(const fn_backward_job *b, const fn_block *k, ptrdiff_t part, fn_unit_sums *u,
+                       const fn_worker_space *w) {
+    const fn_job *job = b->job;
+    const fn_axis *axis = fn_row_axis(job, &b->cut);
+    const ptrdiff_t at = k->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size;
+    const fn_slices p = {
+        .centre = job->centre,
+        .mean = {job->mean ? (char *)job->mean + at : NULL, 1, 0},
+        .rstd = {(char *)job->rstd + at, 1, 0},
+        .weight = fn_param_at(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
+        .sums = b->from_sums ? u->chunk : (fn_sums){0},
+        .work = job->column_sums ? w->work : NULL,
+    };
+    const fn_tile dy = {job->data[FN_DY] + k->offset[FN_DY], axis->stride[FN_DY]};
+    const fn_tile x = {job->data[FN_X] + k->offset[FN_X], axis->stride[FN_X]};
+    const fn_tile dx = {job->data[FN_Y] + k->offset[FN_Y], axis->stride[FN_Y]};
+    job->verbs->adjoint_rows(dy, x, dx, k->rows, k->width, &p);
+    for (ptrdiff_t r = 0; b->from_sums && r < k->rows; r++)
+        fn_add_params(b, part, k->offset[FN_DWEIGHT] + r * axis->stride[FN_DWEIGHT],
+                      k->offset[FN_DBIAS] + r * axis->stride[FN_DBIAS], u->chunk.g[r], u->chunk.gx[r]);
+}
+
+static void tile_of_rows(const fn_backward_job *b, const fn_block *k, ptrdiff_t part, fn_unit_sums *u,
+                         const fn_worker_space *w) {
+    const fn_job *job = b->job;
+    const fn_inputs in = fn_inputs_of(b, k, w);
+    fn_load_stats(job, fn_row_axis(job, &b->cut), k->offset[FN_STAT], k->rows, u);
+    if (b->needs_sums) {
+        fn_dots p = {.mean = fn_by_slot(b, u->mean), .rstd = fn_by_slot(b, u->rstd)};
+        if (b->weighted) p.weight = fn_param_at(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight);
+        job->verbs->dots_rows(in.dy, b->has_x ? in.x : (fn_tile){0}, in.mask, k->rows, k->width, &p, u->chunk);
+    }
+    scalars_of_block(b, k, &in, part, u);
+    if (b->from_elements) fn_elements_block(b, k, &in, u, w, part); /* before combine: dx may be dy */
+    fn_combine_block(b, k, &in, u, w);
+}
+
 void fn_many_rows_chunk(const fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_unit_sums *u,
                         const fn_worker_space *w) {
     const fn_job *job = b->job;
     const fn_cut *cut = &b->cut;
-    const fn_axis *axis = fn_row_axis(job, cut);
-    const fn_unit whole = fn_cut_unit(job, cut, 0);
+    const fn_unit all = fn_cut_unit(job, cut, 0);
     const ptrdiff_t first = chunk * cut->chunk_blocks;
-    for (ptrdiff_t i = first; i < first + cut->chunk_blocks && i < cut->blocks; i++) {
-        const fn_block k = fn_cut_block(job, cut, &whole, i);
-        fn_inputs in = fn_inputs_of(b, &k, w);
-        fn_load_stats(job, axis, k.offset[FN_STAT], k.rows, u);
-        if (b->needs_sums) {
-            fn_dots p = {.mean = fn_by_slot(b, u->mean), .rstd = fn_by_slot(b, u->rstd)};
-            if (b->weighted) p.weight = fn_param_at(job, cut, FN_WEIGHT, k.offset, k.width, w->weight);
-            job->verbs->dots_rows(in.dy, b->has_x ? in.x : (fn_tile){0}, in.mask, k.rows, k.width, &p, u->chunk);
+    const ptrdiff_t last = first + cut->chunk_blocks < cut->blocks ? first + cut->chunk_blocks : cut->blocks;
+    ptrdiff_t summed = 0;
+    if (job->column_sums) memset(w->work, 0, (size_t)(2 * job->plan.n) * job->verbs->compute_size);
+    for (ptrdiff_t i = first; i < last; i++) {
+        const fn_block k = fn_cut_block(job, cut, &all, i);
+        if (!job->whole_rows) {
+            tile_of_rows(b, &k, part, u, w);
+            continue;
         }
-        for (ptrdiff_t r = 0; r < k.rows; r++) {
-            fn_scalars s = {0};
-            if (b->needs_sums) {
-                const double g = u->chunk.g[r], gx = b->has_x ? u->chunk.gx[r] : 0, x = b->has_x ? u->chunk.x[r] : 0;
-                const double count = in.mask.base ? fn_count_row(in.mask, r, k.width) : (double)job->plan.count;
-                const double weight = fn_row_weight(b, &k, r);
-                s = fn_scalars_of(b, weight * g, weight * gx, x, count);
-                if (b->from_sums)
-                    fn_add_params(b, part, k.offset[FN_DWEIGHT] + r * axis->stride[FN_DWEIGHT],
-                                  k.offset[FN_DBIAS] + r * axis->stride[FN_DBIAS], g, fn_moved(gx, s.shift, g));
-            }
-            fn_put_scalars(job, u, r, s);
-        }
-        if (b->from_elements) fn_elements_block(b, &k, &in, u, w, part); /* before combine: dx may be dy */
-        fn_combine_block(b, &k, &in, u, w);
+        whole_rows(b, &k, part, u, w);
+        summed += k.rows;
+        if (!job->column_sums || (summed + k.rows <= MOST_SUMMED && i + 1 < last)) continue;
+        fn_carry_columns(b, w, part);
+        summed = 0;
     }
 }
 

@@ -101,11 +101,15 @@ static void use_slice(const fn_job *job, slot_stats *stats, ptrdiff_t n, ptrdiff
     fn_set(job, stats->rstd, i, s->scaled_rstd);
 }
 
+/* below it squares may have underflowed */
+static double least_variance(const fn_job *job) {
+    return (job->scale || job->var64) && !(job->eps >= NEGLIGIBLE_EPS) ? LEAST_VARIANCE : -1;
+}
+
 /* Moments of n slices, i at offset + i * axis, to what apply needs and to the caller's arrays. */
 static void settle(const fn_job *job, const fn_axis *axis, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t n,
                    fn_moments m, slot_stats *stats) {
-    const int exact = (job->scale || job->var64) && !(job->eps >= NEGLIGIBLE_EPS);
-    const double least = exact ? LEAST_VARIANCE : -1;
+    const double least = least_variance(job);
     const ptrdiff_t at = offset[FN_STAT], step = axis->stride[FN_STAT];
     stats->prescaled = 0;
     int beyond = job->verbs->finalize(n, m, job->eps, least, job->scale, stats->mean, stats->comp, stats->rstd);
@@ -174,12 +178,43 @@ static void apply_block(const forward *f, const fn_block *b, const slot_stats *s
         .prescale = stats->prescaled ? (fn_param){stats->prescale, stat_step, along} : absent,
         .weight = fn_param_at(job, &f->cut, FN_WEIGHT, b->offset, b->width, w->weight),
         .bias = fn_param_at(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),
-        .ahead = b->rows * fn_row_axis(job, &f->cut)->stride[FN_X],
     };
     fn_tile x = fn_tile_in(job, &f->cut, FN_X, b->offset, b->rows, b->width, w->x_tile);
     fn_tile y = fn_tile_out(job, &f->cut, b->offset, b->width, w->y_tile);
     job->verbs->apply(x, y, b->rows, b->width, &p);
     fn_tile_flush(job, &f->cut, y, b->offset, b->rows, b->width);
+}
+
+/* whether the verbs can do a block of many rows by themselves: nothing is wanted but y and statistics in A */
+static int can_be_whole(const fn_job *job) {
+    const fn_axis *axis = job->plan.nkept ? &job->plan.kept[job->plan.nkept - 1] : NULL;
+    if (job->plan.cols || job->plan.nreduced || !job->data[FN_Y] || job->data[FN_MASK]) return 0;
+    if (job->given || job->mean64 || job->count64) return 0;
+    if ((job->mean || job->rstd) && axis && axis->stride[FN_STAT] != 1) return 0;
+    return fn_tile_adjacent(job, FN_X) && fn_tile_adjacent(job, FN_Y);
+}
+
+static char *stat_at(const fn_job *job, void *stats, const fn_block *b) {
+    return stats ? (char *)stats + b->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size : NULL;
+}
+
+/* the block's rows as far as the fast path goes; returns how many */
+static ptrdiff_t whole_rows(const forward *f, const fn_block *b, worker_state *w) {
+    const fn_job *job = f->job;
+    const fn_axis *axis = fn_row_axis(job, &f->cut);
+    const fn_norm p = {
+        .centre = job->centre,
+        .scale = job->scale,
+        .eps = job->eps,
+        .least = least_variance(job),
+        .weight = fn_param_at(job, &f->cut, FN_WEIGHT, b->offset, b->width, w->weight),
+        .bias = fn_param_at(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),
+        .mean = stat_at(job, job->mean, b),
+        .rstd = stat_at(job, job->rstd, b),
+    };
+    const fn_tile x = {job->data[FN_X] + b->offset[FN_X], axis->stride[FN_X]};
+    const fn_tile y = {job->data[FN_Y] + b->offset[FN_Y], axis->stride[FN_Y]};
+    return job->verbs->normalize_rows(x, y, b->rows, b->width, &p);
 }
 
 /* many short rows: each block's slices are its own */
@@ -195,6 +230,10 @@ static void many_rows(void *context, ptrdiff_t chunk, int worker) {
     if (last > cut->blocks) last = cut->blocks;
     for (ptrdiff_t i = chunk * cut->chunk_blocks; i < last; i++) {
         fn_block b = fn_cut_block(job, cut, &whole, i);
+        const ptrdiff_t done = job->whole_rows ? whole_rows(f, &b, w) : 0;
+        if (done == b.rows) continue;
+        for (int o = 0; o < FN_NOPERANDS; o++) b.offset[o] += done * axis->stride[o];
+        b.rows -= done;
         if (job->given) {
             load_given(job, axis, b.offset, b.rows, &u->stats);
         } else {
@@ -337,6 +376,7 @@ int fn_forward(fn_job *job) {
     forward f = {.job = job};
     int status = fn_param_pack(job, FN_WEIGHT, &packed_weight) | fn_param_pack(job, FN_BIAS, &packed_bias);
     if (status == FN_OK) {
+        job->whole_rows = can_be_whole(job);
         f.cut = fn_cut_make(job);
         const ptrdiff_t bytes = job->plan.regions * job->plan.rows * job->plan.n * (ptrdiff_t)job->verbs->size;
         const ptrdiff_t tasks = f.cut.many_rows ? f.cut.chunks : f.cut.units * f.cut.chunks;

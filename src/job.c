@@ -12,6 +12,9 @@ enum {
     TILE_BYTES = 8192,           /* many short rows: what stays in L1 between statistics and result */
     BACKWARD_TILE_BYTES = 65536, /* and enough rows for the column sums of a parameter's gradient */
     TILE_ROWS = 128,
+    SUMMED_ROWS = 32,          /* the least of a chunk with column sums: then they are brought to a part's */
+    WHOLE_ROWS_BYTES = 131072, /* the same where the verb tiles the rows itself */
+    COLUMN_SUMS_ROW = 32768,   /* the longest row of column sums: four of them stay in cache */
 };
 
 static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
@@ -33,17 +36,23 @@ fn_cut fn_cut_make(const fn_job *job) {
     const ptrdiff_t n = plan->n;
     fn_cut cut = {.strips = 1, .strip = n, .slots = 1, .splits = 1, .split = n};
 
-    cut.many_rows = !plan->cols && plan->nreduced == 0 && n * compute <= FN_BLOCK_BYTES;
+    const ptrdiff_t longest = job->column_sums ? COLUMN_SUMS_ROW : FN_BLOCK_BYTES;
+    cut.many_rows = !plan->cols && plan->nreduced == 0 && n * compute <= longest;
     if (cut.many_rows) {
         /* the whole array is one unit whose rows are the slices */
-        const ptrdiff_t tile_bytes = job->data[FN_DY] ? BACKWARD_TILE_BYTES : TILE_BYTES;
+        const ptrdiff_t tile_bytes = job->whole_rows    ? WHOLE_ROWS_BYTES
+                                     : job->data[FN_DY] ? BACKWARD_TILE_BYTES
+                                                        : TILE_BYTES;
         cut.run = plan->nkept ? plan->kept[plan->nkept - 1].len : 1;
         cut.block_rows = even(cut.run, min(TILE_ROWS, tile_bytes / (n * size)));
+        if (job->column_sums) cut.block_rows = min(cut.run, max(cut.block_rows, 4)); /* combine_cols takes four */
         cut.slots = cut.block_rows;
         cut.units = 1;
         cut.row_blocks = ceil_div(cut.run, cut.block_rows);
         cut.blocks = plan->regions / cut.run * cut.row_blocks;
-        group_chunks(&cut, cut.block_rows * n * size);
+        group_chunks(&cut, job->column_sums
+                               ? min(cut.block_rows * n * size, cut.block_rows * (CHUNK_BYTES / SUMMED_ROWS))
+                               : cut.block_rows * n * size);
         return cut;
     }
     cut.run = plan->nreduced ? plan->reduced[plan->nreduced - 1].len : 1;
@@ -122,12 +131,12 @@ void *fn_take(fn_space *space, size_t bytes) {
 static ptrdiff_t element_size(const fn_job *job, int operand) {
     return operand == FN_MASK ? 1 : (ptrdiff_t)job->verbs->size;
 }
-static int adjacent(const fn_job *job, int operand) {
+int fn_tile_adjacent(const fn_job *job, int operand) {
     return job->plan.n == 1 || fn_plan_step(&job->plan, operand) == element_size(job, operand);
 }
 
 size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand) {
-    if (!job->data[operand] || adjacent(job, operand)) return 0;
+    if (!job->data[operand] || fn_tile_adjacent(job, operand)) return 0;
     return (size_t)(cut->block_rows * cut->split * element_size(job, operand));
 }
 
@@ -151,7 +160,7 @@ fn_tile fn_tile_in(const fn_job *job, const fn_cut *cut, int operand, const ptrd
     if (!job->data[operand]) return (fn_tile){0};
     const char *from = job->data[operand] + offset[operand];
     const ptrdiff_t step = fn_row_axis(job, cut)->stride[operand], size = element_size(job, operand);
-    if (adjacent(job, operand)) return (fn_tile){from, step};
+    if (fn_tile_adjacent(job, operand)) return (fn_tile){from, step};
     for (ptrdiff_t r = 0; r < rows; r++)
         copy_strided((char *)scratch + r * width * size, size, from + r * step, fn_plan_step(&job->plan, operand),
                      width, size);
@@ -160,13 +169,14 @@ fn_tile fn_tile_in(const fn_job *job, const fn_cut *cut, int operand, const ptrd
 
 fn_tile fn_tile_out(const fn_job *job, const fn_cut *cut, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t width,
                     void *scratch) {
-    if (adjacent(job, FN_Y)) return (fn_tile){job->data[FN_Y] + offset[FN_Y], fn_row_axis(job, cut)->stride[FN_Y]};
+    if (fn_tile_adjacent(job, FN_Y))
+        return (fn_tile){job->data[FN_Y] + offset[FN_Y], fn_row_axis(job, cut)->stride[FN_Y]};
     return (fn_tile){scratch, width * element_size(job, FN_Y)};
 }
 
 void fn_tile_flush(const fn_job *job, const fn_cut *cut, fn_tile tile, const ptrdiff_t offset[FN_NOPERANDS],
                    ptrdiff_t rows, ptrdiff_t width) {
-    if (adjacent(job, FN_Y)) return;
+    if (fn_tile_adjacent(job, FN_Y)) return;
     const ptrdiff_t step = fn_row_axis(job, cut)->stride[FN_Y], size = element_size(job, FN_Y);
     for (ptrdiff_t r = 0; r < rows; r++)
         copy_strided(job->data[FN_Y] + offset[FN_Y] + r * step, fn_plan_step(&job->plan, FN_Y),

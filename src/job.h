@@ -30,6 +30,8 @@ typedef struct {
     double *count64;        /* forward: how many elements entered; may be NULL */
     void *dweight, *dbias;  /* backward: results in A; NULL: not wanted */
     ptrdiff_t ndweight, ndbias;
+    int whole_rows;  /* many rows: a verb does all that is done to a tile, and needs no tiles from here */
+    int column_sums; /* backward: the columns of many rows are added up on the way to dx: smaller blocks will do */
 } fn_job;
 
 int fn_forward(fn_job *job);
@@ -91,6 +93,7 @@ void fn_tile_flush(const fn_job *job, const fn_cut *cut, fn_tile tile, const ptr
                    ptrdiff_t rows, ptrdiff_t width);
 /* scratch of one tile of this operand: 0 where none is needed */
 size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand);
+int fn_tile_adjacent(const fn_job *job, int operand); /* the tiles stand in the array itself */
 
 /* ---- parameters ------------------------------------------------------------------------------------------------- */
 

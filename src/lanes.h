@@ -19,6 +19,10 @@
 #define NEAR 0.125 /* the same of a sample, from which 0 will do as the guess */
 #define FAR_COLS 0.5
 
+#undef SLIGHT
+/* Below so many deviations a mean's own rounding is at most half an ulp of a quarter: nothing is corrected for it. */
+#define SLIGHT 0.25
+
 #undef RUN
 #define RUN 16 /* what a virtual lane adds up before it is carried to the next sum: short runs round less */
 
@@ -99,11 +103,22 @@ INLINE A FN(tree)(const vec s[U]) {
     return SUM(t[0]);
 }
 
+/* both trees at once */
+INLINE void FN(trees)(const vec a[U], const vec b[U], A *of_a, A *of_b) {
+    vec s[U], t[U];
+    UNROLL for (int u = 0; u < U; u++) s[u] = a[u], t[u] = b[u];
+    UNROLL for (int half = U / 2; half > 0; half /= 2) {
+        UNROLL for (int u = 0; u < half; u++) s[u] += s[u + half], t[u] += t[u + half];
+    }
+    SUMPAIR(s[0], t[0], of_a, of_b);
+}
+
 /* a parameter's row r, its scalar for that row, its vector: from the row where `along`, else the scalar everywhere */
 INLINE const A *FN(param_row)(fn_param p, ptrdiff_t r) { return (const A *)p.a + r * p.step; }
 INLINE vec FN(param_splat)(fn_param p, ptrdiff_t r, A neutral) {
     return SPLAT(p.a && !p.along ? *FN(param_row)(p, r) : neutral);
 }
+INLINE int FN(is_slight)(A deviations) { return (deviations < 0 ? -deviations : deviations) < (A)SLIGHT; }
 INLINE const uint8_t *FN(mask_row)(fn_tile mask, ptrdiff_t r) {
     return mask.base ? (const uint8_t *)mask.base + r * mask.step : NULL;
 }

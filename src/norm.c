@@ -35,6 +35,7 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define STORE_A JOIN(store, KA)
 #define STOREN_A JOIN(storen, KA)
 #define SUM JOIN(sum, KA)
+#define SUMPAIR JOIN(sumpair, KA)
 #define SPLAT JOIN(splat, KA)
 #define MASK JOIN(mask, KA)
 #define MASKN JOIN(maskn, KA)

@@ -44,8 +44,14 @@ typedef struct {
     fn_param mean, comp, rstd; /* the mean as mean + comp; all three along the row, or none */
     fn_param prescale;         /* a power of two that brings extreme slices into A's range; NULL: 1 */
     fn_param weight, bias;     /* NULL: 1 and 0 */
-    ptrdiff_t ahead;           /* bytes from x to what will be read next, worth a prefetch */
 } fn_affine;
+
+typedef struct {
+    int centre, scale;     /* subtract the mean; divide by the deviation */
+    double eps, least;     /* as finalize takes them */
+    fn_param weight, bias; /* NULL: 1 and 0; along the row and the same for all rows, or by row */
+    void *mean, *rstd;     /* results, in A, one for each row; NULL: not wanted */
+} fn_norm;
 
 typedef struct {
     fn_param mean, rstd, shift; /* all along the row, or none; mean and rstd are there if x is */
@@ -54,8 +60,18 @@ typedef struct {
 
 typedef struct {
     fn_param mean, rstd, c1, c2; /* all along the row, or none */
+    fn_param shift;              /* combine_cols: as in fn_dots, by row */
     fn_param weight;             /* NULL: 1 */
+    ptrdiff_t ahead; /* bytes from a row of dy and x to what will be read next, worth a prefetch; 0: nothing */
 } fn_adjoint;
+
+typedef struct {
+    int centre;
+    fn_param mean, rstd; /* by row */
+    fn_param weight;     /* NULL: 1; along the row and the same for all rows, or by row */
+    fn_sums sums;        /* of each row without its weight: g, and gx = g * (xhat - shift); NULL: not wanted */
+    void *work;          /* as in combine_cols; NULL: no column sums */
+} fn_slices;
 
 typedef struct {
     const char *name;
@@ -78,9 +94,14 @@ typedef struct {
     /* y = (((x * prescale - mean) - comp) * rstd) * weight + bias; mean and comp come prescaled, y may be x */
     void (*apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p);
 
+    /* y of rows that are slices of their own: moments, finalize and apply of tile after tile. Returns how many rows are
+     * done: fewer than `rows` where the next one is beyond the fast path. */
+    ptrdiff_t (*normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p);
+
     /* per row, with xhat = (x - mean) * rstd and g = dy * weight:
      *     out.g = sum g; out.gx = sum g * (xhat - shift); out.x = sum xhat
-     * out.x is left alone where the mean varies along the row. Without x only out.g is written. */
+     * out.x is 0 where the mean is slight (less than a quarter of a deviation: its rounding is nothing to correct), and
+     * left alone where the mean varies along the row. Without x only out.g is written. */
     void (*dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, fn_sums out);
 
     /* the same down each column, added to `out`; out.x only where the mean varies along the row, that is by column.
@@ -91,6 +112,15 @@ typedef struct {
     /* dx = (dy * weight - (c1 + ((x - mean) * rstd) * c2)) * rstd, without x the product with c2 falls away;
      * where the mask is 0: dx = dy * weight * rstd. dx may be dy or x. */
     void (*combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p);
+
+    /* The same, and down each column, with xhat as above, added to work[0..n): dy, to work[n..2n): dy * (xhat - shift),
+     * until carry_cols adds them to `out` and clears them. For columns that share a parameter. */
+    void (*combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
+                         void *work);
+    void (*carry_cols)(ptrdiff_t n, void *work, fn_sums out);
+
+    /* dx of rows that are slices of their own: dots_rows, their scalars, and combine or combine_cols of tile after tile */
+    void (*adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_slices *p);
 
     /* From n moments: rstd = 1 / sqrt(m2 / count + eps) (1 unless `scale`), mean and comp split anew in A; a comp of
      * less than half an ulp of a quarter, in deviations, is left away.

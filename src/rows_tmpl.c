@@ -56,18 +56,24 @@ INLINE A FN(sample)(const char *x, ptrdiff_t n) {
         s[u] = a + b;
         q[u] = a * a + b * b;
     }
-    const A count = (A)(2 * LANES), mean = FN(tree)(s) * (1 / count);
-    return mean * mean <= (A)NEAR * (FN(tree)(q) * (1 / count)) ? 0 : mean;
+    const A share = (A)1 / (A)(2 * LANES);
+    A sum, squares;
+    FN(trees)(s, q, &sum, &squares);
+    const A mean = sum * share;
+    return mean * mean <= (A)NEAR * (squares * share) ? 0 : mean;
 }
 
-/* From s = sum(x - m) and q = sum((x - m)^2) to one cell's moments. Returns whether m was so far from the mean that the
+/* From the lanes of s = sum(x - m) and q = sum((x - m)^2) to one cell's moments. Returns whether m was so far off that the
  * squares lost digits: the subtraction magnifies their error by 1 / (1 - FAR) at most where it was not. */
-INLINE int FN(close_moments)(A s, A q, A m, double count, ptrdiff_t cell, fn_moments out) {
-    const double sum = (double)s, rest = sum / count, squares = (double)q - sum * rest;
+INLINE int FN(close_moments)(const vec s[U], const vec q[U], int centre, A m, double count, ptrdiff_t cell,
+                             fn_moments out) {
+    A of_s, of_q;
+    FN(trees)(s, q, &of_s, &of_q);
+    const double sum = centre ? (double)of_s : 0, rest = sum / count, squares = (double)of_q - sum * rest;
     out.mean[cell] = (double)m + rest;
     out.comp[cell] = rest - (out.mean[cell] - (double)m);
     out.m2[cell] = squares < 0 ? 0 : squares;
-    return sum * rest > FAR * (double)q;
+    return sum * rest > FAR * (double)of_q;
 }
 
 INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, ptrdiff_t cell,
@@ -89,7 +95,7 @@ INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
                 for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, NULL, n, 0, 0, s, q);
             else
                 for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, NULL, n, 1, m, s, q);
-            if (!FN(close_moments)(FN(tree)(s), FN(tree)(q), m, count, cell, out)) return;
+            if (!FN(close_moments)(s, q, 1, m, count, cell, out)) return;
             m = (A)out.mean[cell];
             UNROLL for (int u = 0; u < U; u++) s[u] = q[u] = (vec){0};
         } else {
@@ -101,7 +107,7 @@ INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
     }
     for (ptrdiff_t r = 0; r < rows; r++)
         FN(add_squares)(x.base + r * x.step, FN(mask_row)(mask, r), n, centre, m, s, q);
-    FN(close_moments)(centre ? FN(tree)(s) : 0, FN(tree)(q), m, count, cell, out);
+    FN(close_moments)(s, q, centre, m, count, cell, out);
 }
 
 static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
@@ -119,10 +125,10 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
     }
 }
 
-/* One row of the backward's sums. `has_x`, `along` (mean, rstd, shift vary along the row), `weight_along`, `shifted`
- * and a NULL mask are constants wherever this is inlined. */
+/* One row of the backward's sums. `has_x`, `along` (mean, rstd, shift vary along the row), `weight_along`, `shifted`,
+ * `slight` (out.x is 0) and a NULL mask are constants wherever this is inlined. */
 INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptrdiff_t n, const fn_dots *p, ptrdiff_t r,
-                         int has_x, int along, int weight_along, int shifted, fn_sums out) {
+                         int has_x, int along, int weight_along, int shifted, int slight, fn_sums out) {
     vec sg[U] = {{0}}, sgx[U] = {{0}}, sx[U] = {{0}}, tg[U] = {{0}}, tgx[U] = {{0}}, tx[U] = {{0}};
     const A *mean = FN(param_row)(p->mean, r), *rstd = FN(param_row)(p->rstd, r);
     const A *shift = FN(param_row)(p->shift, r), *weight = FN(param_row)(p->weight, r);
@@ -147,12 +153,14 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
                 vec moved = xhat;
                 if (shifted) moved = FN(zero_outside)(mask, at, k, xhat - (along ? FN(fetch_a)(shift, at, k) : shift0));
                 tgx[u] += FN(inside_row)(k, g * moved);
-                if (!along) tx[u] += xhat;
+                if (!along && !slight) tx[u] += xhat;
             }
         });
-    out.g[r] = (double)FN(tree)(sg);
-    if (has_x) out.gx[r] = (double)FN(tree)(sgx);
-    if (has_x && !along) out.x[r] = (double)FN(tree)(sx);
+    A g, gx;
+    FN(trees)(sg, sgx, &g, &gx);
+    out.g[r] = (double)g;
+    if (has_x) out.gx[r] = (double)gx;
+    if (has_x && !along) out.x[r] = slight ? 0 : (double)FN(tree)(sx);
 }
 
 static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
@@ -162,18 +170,19 @@ static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
     for (ptrdiff_t r = 0; r < rows; r++) {
         const char *g = dy.base + r * dy.step, *v = x.base ? x.base + r * x.step : NULL;
         const uint8_t *m = FN(mask_row)(mask, r);
-        if (mask.base && v)
-            along ? FN(dots_row)(g, v, m, n, p, r, 1, 1, weight_along, shifted, out)
-                  : FN(dots_row)(g, v, m, n, p, r, 1, 0, weight_along, shifted, out);
-        else if (!v)
-            FN(dots_row)(g, NULL, m, n, p, r, 0, 0, weight_along, 0, out);
+        const A deviations = p->mean.a && !along ? *FN(param_row)(p->mean, r) * *FN(param_row)(p->rstd, r) : 0;
+        const int slight = FN(is_slight)(deviations);
+        if (!v)
+            FN(dots_row)(g, NULL, m, n, p, r, 0, 0, weight_along, 0, 0, out);
         else if (along)
-            FN(dots_row)(g, v, NULL, n, p, r, 1, 1, weight_along, shifted, out);
-        else if (shifted)
-            FN(dots_row)(g, v, NULL, n, p, r, 1, 0, weight_along, 1, out);
-        else if (weight_along)
-            FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 1, 0, out);
+            FN(dots_row)(g, v, m, n, p, r, 1, 1, weight_along, shifted, 0, out);
+        else if (mask.base || shifted)
+            FN(dots_row)(g, v, m, n, p, r, 1, 0, weight_along, shifted, slight, out);
+        else if (slight)
+            weight_along ? FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 1, 0, 1, out)
+                         : FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 0, 0, 1, out);
         else
-            FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 0, 0, out);
+            weight_along ? FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 1, 0, 0, out)
+                         : FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 0, 0, 0, out);
     }
 }

@@ -22,7 +22,6 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
         weight[i] = FN(param_splat)(p->weight, r0 + i, 1);
         bias[i] = FN(param_splat)(p->bias, r0 + i, (A)-0.0); /* what changes nothing, not even a sign */
     }
-    const ptrdiff_t ahead = p->ahead;
     const A *means = FN(param_row)(p->mean, r0), *comps = FN(param_row)(p->comp, r0);
     const A *rstds = FN(param_row)(p->rstd, r0), *prescales = FN(param_row)(p->prescale, r0);
     const A *weights = FN(param_row)(p->weight, r0), *biases = FN(param_row)(p->bias, r0);
@@ -38,7 +37,6 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
         if (bias_along) b = FN(fetch_a)(biases, at, k);
         UNROLL for (int i = 0; i < rows; i++) {
             vec v = FN(fetch)(xs[i], at, k, 0);
-            __builtin_prefetch(xs[i] + ahead + at * (ptrdiff_t)sizeof(T), 0, 2);
             if (prescaled) v *= along ? pre : prescale[i];
             v -= along ? m : mean[i];
             if (compensated) v -= along ? c : comp[i];
@@ -52,7 +50,7 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
 /* whether any of the means that these rows take has a remainder */
 INLINE int FN(any_comp)(const fn_affine *p, ptrdiff_t rows, ptrdiff_t n) {
     const A *comp = p->comp.a;
-    const ptrdiff_t count = p->comp.along ? n : p->comp.step ? rows : 1;
+    const ptrdiff_t count = !comp ? 0 : p->comp.along ? n : p->comp.step ? rows : 1;
     A any = 0;
     for (ptrdiff_t i = 0; i < count; i++) any = comp[i] != 0 ? 1 : any;
     return any != 0;
@@ -89,7 +87,6 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
     } else if (compensated) {
         APPLY_EACH(0, 1, 0, weight_along, bias_along);
     } else if (both) {
-        if (steady) APPLY_TOGETHER(0, 0, 0, 1, 1);
         APPLY_EACH(0, 0, 0, 1, 1);
     } else if (neither) {
         APPLY_EACH(0, 0, 0, 0, 0);
@@ -161,6 +158,66 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
         else
             FN(combine_rows)(dy, x, none, dx, r, 1, n, p, has_x, along, weight_along);
     }
+}
+
+/* `rows`, `shifted` and `weight_along` are constants wherever this is inlined */
+INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
+                                  const fn_adjoint *p, int shifted, int weight_along, A *sg, A *sgx) {
+    const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
+    char *ds[FN(TOGETHER)];
+    vec mean[FN(TOGETHER)], rstd[FN(TOGETHER)], c1[FN(TOGETHER)], c2[FN(TOGETHER)], shift[FN(TOGETHER)];
+    const vec weight = FN(param_splat)(p->weight, r0, 1);
+    UNROLL for (int i = 0; i < rows; i++) {
+        gs[i] = dy.base + (r0 + i) * dy.step;
+        xs[i] = x.base + (r0 + i) * x.step;
+        ds[i] = (char *)dx.base + (r0 + i) * dx.step;
+        mean[i] = FN(param_splat)(p->mean, r0 + i, 0);
+        rstd[i] = FN(param_splat)(p->rstd, r0 + i, 1);
+        c1[i] = FN(param_splat)(p->c1, r0 + i, 0);
+        c2[i] = FN(param_splat)(p->c2, r0 + i, 0);
+        shift[i] = FN(param_splat)(p->shift, r0 + i, 0);
+    }
+    const A *weights = FN(param_row)(p->weight, r0);
+    VECTOR_LOOP(n, {
+        const vec w = weight_along ? FN(fetch_a)(weights, at, k) : weight;
+        vec tg = {0}, tgx = {0};
+        UNROLL for (int i = 0; i < rows; i++) {
+            const vec g = FN(fetch)(gs[i], at, k, 0), v = FN(fetch)(xs[i], at, k, 0);
+            const vec xhat = (v - mean[i]) * rstd[i], gx = g * (shifted ? xhat - shift[i] : xhat);
+            tg = i ? tg + g : g;
+            tgx = i ? tgx + gx : gx;
+            FN(put)(ds[i], at, k, (g * w - (c1[i] + xhat * c2[i])) * rstd[i]);
+        }
+        FN(put_a)(sg, at, k, FN(fetch_a)(sg, at, k) + tg);
+        FN(put_a)(sgx, at, k, FN(fetch_a)(sgx, at, k) + tgx);
+    });
+}
+
+static void FN(combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
+                             void *work) {
+    enum { R = FN(TOGETHER) };
+    const int weight_along = p->weight.a && p->weight.along;
+    A *sg = work, *sgx = sg + n;
+    ptrdiff_t r = 0;
+    for (; r + R <= rows; r += R) {
+        const A *shift = FN(param_row)(p->shift, r);
+        int shifted = 0;
+        for (int i = 0; i < R; i++) shifted |= shift[i * p->shift.step] != 0;
+        if (shifted)
+            FN(combine_cols_rows)(dy, x, dx, r, R, n, p, 1, weight_along, sg, sgx);
+        else if (weight_along)
+            FN(combine_cols_rows)(dy, x, dx, r, R, n, p, 0, 1, sg, sgx);
+        else
+            FN(combine_cols_rows)(dy, x, dx, r, R, n, p, 0, 0, sg, sgx);
+    }
+    for (; r < rows; r++) FN(combine_cols_rows)(dy, x, dx, r, 1, n, p, 1, weight_along, sg, sgx);
+}
+
+static void FN(carry_cols)(ptrdiff_t n, void *work, fn_sums out) {
+    A *sg = work, *sgx = sg + n;
+    for (ptrdiff_t j = 0; j < n; j++) out.g[j] += (double)sg[j];
+    for (ptrdiff_t j = 0; j < n; j++) out.gx[j] += (double)sgx[j];
+    memset(work, 0, 2 * (size_t)n * sizeof(A));
 }
 
 static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,

@@ -8,6 +8,7 @@
  *     vec  loadn_K(p, k, fill)    k < VL elements, `fill` in the rest    void storen_K(p, v, k)
  *
  *     vec  splat_A(a)             A sum_A(v): the lanes added as a fixed tree, k with k + half
+ *     sumpair_A(a, b, &p, &q)     p = sum_A(a), q = sum_A(b)
  *     mask_A(p), maskn_A(p, k)    VL (k) bytes of a boolean mask as all-ones / all-zeros lanes
  *     first_A(k)                  the first k lanes, as a mask        select_A(m, a, b)      m ? a : b
  *
@@ -116,6 +117,41 @@ INLINE double sum_f64(vf64 v) {
     vf64x2 q = v;
 #endif
     return q[0] + q[1];
+}
+
+/* sum_K(a) and sum_K(b), each by its own tree, for little more than the work of one */
+INLINE void sumpair_f32(vf32 a, vf32 b, float *of_a, float *of_b) {
+#if VBYTES == 64
+    vf32 h = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+             __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    h += __builtin_shufflevector(h, h, 4, 5, 6, 7, 4, 5, 6, 7, 12, 13, 14, 15, 12, 13, 14, 15);
+    h += __builtin_shufflevector(h, h, 2, 3, 2, 3, 2, 3, 2, 3, 10, 11, 10, 11, 10, 11, 10, 11);
+#elif VBYTES == 32
+    vf32 h = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+             __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    h += __builtin_shufflevector(h, h, 2, 3, 2, 3, 6, 7, 6, 7);
+#else
+    vf32 h = __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
+#endif
+    *of_a = h[0] + h[1];
+    *of_b = h[VL_f32 / 2] + h[VL_f32 / 2 + 1];
+}
+INLINE void sumpair_f64(vf64 a, vf64 b, double *of_a, double *of_b) {
+#if VBYTES == 64
+    vf64 h = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+             __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    h += __builtin_shufflevector(h, h, 2, 3, 2, 3, 6, 7, 6, 7);
+    *of_a = h[0] + h[1];
+    *of_b = h[4] + h[5];
+#elif VBYTES == 32
+    vf64 h = __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
+    *of_a = h[0] + h[1];
+    *of_b = h[2] + h[3];
+#else
+    vf64 h = __builtin_shufflevector(a, b, 0, 2) + __builtin_shufflevector(a, b, 1, 3);
+    *of_a = h[0];
+    *of_b = h[1];
+#endif
 }
 
 /* ---- masks: bytes 0 and 1 to lanes of zeros and ones ----------------------------------------------------------- */

@@ -7,6 +7,7 @@
 #include "rows_tmpl.c"
 #include "cols_tmpl.c"
 #include "tile_tmpl.c"
+#include "slices_tmpl.c"
 
 static double FN(read)(const void *p) { return (double)LOAD1(p); }
 static void FN(write)(void *p, double value) { STORE1(p, (A)value); }
@@ -21,9 +22,13 @@ static const fn_verbs verbs = {
     .moments_rows = FN(moments_rows),
     .moments_cols = FN(moments_cols),
     .apply = FN(apply),
+    .normalize_rows = FN(normalize_rows),
     .dots_rows = FN(dots_rows),
     .dots_cols = FN(dots_cols),
     .combine = FN(combine),
+    .combine_cols = FN(combine_cols),
+    .carry_cols = FN(carry_cols),
+    .adjoint_rows = FN(adjoint_rows),
     .finalize = FN(finalize),
     .merge = merge,
 };
