@@ -39,7 +39,7 @@ cdef extern from "job.h" nogil:
         fn_plan plan
         char *data[9]
         int threads
-        int centre, scale, given
+        int centre, scale, given, fresh
         double eps
         void *mean
         void *rstd

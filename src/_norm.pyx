@@ -196,20 +196,6 @@ def forward(x, Family family, axis, weight, bias, eps, bint with_mean, bint with
     return normalize(a, layout, weight, bias, to_eps(eps), with_mean, with_std, where, out, return_stats, None)
 
 
-cdef object statistics(cnp.ndarray x, Layout layout):
-    """The roots of the mean squares, inverted, of all slices."""
-    cdef fn_job job
-    cdef Axes axes
-    cdef cnp.npy_intp dims[65]
-    cdef int code = start(&job, &axes, x, layout, False, True)
-    cdef cnp.ndarray rstd
-    job.data[FN_X] = <char *> cnp.PyArray_DATA(x)
-    rstd = cnp.PyArray_EMPTY(stats_dims(&axes, layout.keepdims, dims), dims, compute_num(code), 0)
-    job.rstd = cnp.PyArray_DATA(rstd)
-    run(&job, &axes, layout, x, True)
-    return new_tuple(Stats, (None, rstd))
-
-
 def moments(x, Family family, axis, correction, bint keepdims, where):
     """Mean and variance of every slice; var divides by n - correction."""
     cdef fn_job job
@@ -260,8 +246,11 @@ cdef inline void put(void *a, Py_ssize_t i, double value, int code) noexcept:
 # ---- backward ---------------------------------------------------------------------------------------------------
 
 cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout, object weight, object bias,
-                      bint centre, bint scale, object where, bint given):
-    """The gradients of `normalize`. x is None where neither dx nor dweight needs it; `given`: constant statistics."""
+                      bint centre, bint scale, object where, bint given, bint fresh=False):
+    """The gradients of `normalize`. x is None where neither dx nor dweight needs it; `given`: constant statistics.
+
+    fresh: there are no `stats`; it is x over its root mean square, to which nothing was added.
+    """
     cdef fn_job job
     cdef Axes axes
     cdef cnp.npy_intp dims[65]
@@ -279,11 +268,16 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
     if x is not None:
         job.data[FN_X] = <char *> cnp.PyArray_DATA(x)
         ndim = stats_dims(&axes, layout.keepdims, dims)
-        pair = <tuple> stats if type(stats) is Stats else checks.to_pair(stats)
+        if fresh:
+            job.fresh = 1
+            rstd = cnp.PyArray_EMPTY(ndim, dims, compute_num(code), 0)
+            job.rstd = cnp.PyArray_DATA(rstd)
+        else:
+            pair = <tuple> stats if type(stats) is Stats else checks.to_pair(stats)
         if centre:
             mean = to_stats(pair[0], "stats.mean", ndim, dims, code)
             job.mean = cnp.PyArray_DATA(mean)
-        if scale:
+        if scale and not fresh:
             rstd = to_stats(pair[1], "stats.rstd", ndim, dims, code)
             job.rstd = cnp.PyArray_DATA(rstd)
     dx = new_like(dy if x is None else x)

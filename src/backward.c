@@ -232,31 +232,47 @@ static int decide(fn_backward_job *b) {
     return workers;
 }
 
+/* the statistics that a job without any has been promised */
+static int take_statistics(fn_job *job) {
+    fn_job forward = *job;
+    job->fresh = 0;
+    forward.eps = 0;
+    forward.data[FN_Y] = forward.data[FN_DY] = forward.data[FN_WEIGHT] = NULL;
+    return fn_forward(&forward);
+}
+
+static int attempt(fn_backward_job *b) {
+    fn_job *job = b->job;
+    char stack[STACK_BYTES] __attribute__((aligned(64)));
+    job->whole_rows = can_be_whole(job);
+    job->column_sums = job->whole_rows && with_column_sums(job);
+    b->cut = fn_cut_make(job);
+    const int workers = decide(b), status = job->fresh && !job->whole_rows ? take_statistics(job) : FN_OK;
+    if (status != FN_OK) return status;
+    fn_space space = {0};
+    layout(b, workers, &space);
+    char *memory = space.used <= sizeof stack ? stack : aligned_alloc(64, space.used);
+    if (!memory) return FN_NO_MEMORY;
+    space = (fn_space){.base = memory};
+    layout(b, workers, &space);
+    if (b->dweight) memset(b->dweight, 0, (size_t)(b->parts * job->ndweight) * sizeof(double));
+    if (b->dbias) memset(b->dbias, 0, (size_t)(b->parts * job->ndbias) * sizeof(double));
+    run(b, workers);
+    if (b->dweight) add_parts(b, b->dweight, job->ndweight, job->dweight);
+    if (b->dbias) add_parts(b, b->dbias, job->ndbias, job->dbias);
+    if (memory != stack) free(memory);
+    return FN_OK;
+}
+
 int fn_backward(fn_job *job) {
     void *packed = NULL;
-    char stack[STACK_BYTES] __attribute__((aligned(64)));
     fn_backward_job b = {.job = job};
     int status = fn_param_pack(job, FN_WEIGHT, &packed);
-    if (status == FN_OK) {
-        job->whole_rows = can_be_whole(job);
-        job->column_sums = job->whole_rows && with_column_sums(job);
-        b.cut = fn_cut_make(job);
-        const int workers = decide(&b);
-        fn_space space = {0};
-        layout(&b, workers, &space);
-        char *memory = space.used <= sizeof stack ? stack : aligned_alloc(64, space.used);
-        if (memory) {
-            space = (fn_space){.base = memory};
-            layout(&b, workers, &space);
-            if (b.dweight) memset(b.dweight, 0, (size_t)(b.parts * job->ndweight) * sizeof(double));
-            if (b.dbias) memset(b.dbias, 0, (size_t)(b.parts * job->ndbias) * sizeof(double));
-            run(&b, workers);
-            if (b.dweight) add_parts(&b, b.dweight, job->ndweight, job->dweight);
-            if (b.dbias) add_parts(&b, b.dbias, job->ndbias, job->dbias);
-            if (memory != stack) free(memory);
-        } else {
-            status = FN_NO_MEMORY;
-        }
+    if (status == FN_OK) status = attempt(&b);
+    if (status == FN_OK && b.beyond) {
+        status = take_statistics(job);
+        b = (fn_backward_job){.job = job};
+        if (status == FN_OK) status = attempt(&b);
     }
     free(packed);
     return status;

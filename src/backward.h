@@ -29,6 +29,7 @@ typedef struct {
     ptrdiff_t parts;         /* that accumulate parameter gradients; without them, one to an item */
     int direct;              /* every element has parameters of its own: their gradients are no sums */
     double *dweight, *dbias; /* parts * their size */
+    int beyond;              /* statistics on the way came out beyond the fast path: all over again, with given ones */
     fn_unit_sums *units;
     fn_worker_space *workers;
 } fn_backward_job;
@@ -84,8 +85,7 @@ void fn_add_params(const fn_backward_job *b, ptrdiff_t part, ptrdiff_t weight_at
 /* ---- units (backward_unit.c) ------------------------------------------------------------------------------------- */
 
 /* many short rows: all of it, for the blocks of one chunk */
-void fn_many_rows_chunk(const fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_unit_sums *u,
-                        const fn_worker_space *w);
+void fn_many_rows_chunk(fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_unit_sums *u, const fn_worker_space *w);
 
 /* else, in this order: statistics, sums of every chunk, scalars (and parameter gradients from sums), dx of every chunk
  * (and parameter gradients from elements) */

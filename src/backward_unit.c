@@ -27,13 +27,15 @@ static void scalars_of_block(const fn_backward_job *b, const fn_block *k, const 
 }
 
 /* the block's rows, all that is done to them; what the sums of columns leave in w->work is the caller's to carry */
-static void whole_rows(const fn_backward_job *b, const fn_block *k, ptrdiff_t part, fn_unit_sums *u,
+static void whole_rows(fn_backward_job *b, const fn_block *k, ptrdiff_t part, fn_unit_sums *u,
                        const fn_worker_space *w) {
     const fn_job *job = b->job;
     const fn_axis *axis = fn_row_axis(job, &b->cut);
     const ptrdiff_t at = k->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size;
     const fn_slices p = {
         .centre = job->centre,
+        .fresh = job->fresh,
+        .least = FN_LEAST_VARIANCE,
         .mean = {job->mean ? (char *)job->mean + at : NULL, 1, 0},
         .rstd = {(char *)job->rstd + at, 1, 0},
         .weight = fn_param_at(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
@@ -43,7 +45,8 @@ static void whole_rows(const fn_backward_job *b, const fn_block *k, ptrdiff_t pa
     const fn_tile dy = {job->data[FN_DY] + k->offset[FN_DY], axis->stride[FN_DY]};
     const fn_tile x = {job->data[FN_X] + k->offset[FN_X], axis->stride[FN_X]};
     const fn_tile dx = {job->data[FN_Y] + k->offset[FN_Y], axis->stride[FN_Y]};
-    job->verbs->adjoint_rows(dy, x, dx, k->rows, k->width, &p);
+    if (job->verbs->adjoint_rows(dy, x, dx, k->rows, k->width, &p) < k->rows)
+        __atomic_store_n(&b->beyond, 1, __ATOMIC_RELAXED);
     for (ptrdiff_t r = 0; b->from_sums && r < k->rows; r++)
         fn_add_params(b, part, k->offset[FN_DWEIGHT] + r * axis->stride[FN_DWEIGHT],
                       k->offset[FN_DBIAS] + r * axis->stride[FN_DBIAS], u->chunk.g[r], u->chunk.gx[r]);
@@ -64,7 +67,7 @@ static void tile_of_rows(const fn_backward_job *b, const fn_block *k, ptrdiff_t 
     fn_combine_block(b, k, &in, u, w);
 }
 
-void fn_many_rows_chunk(const fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_unit_sums *u,
+void fn_many_rows_chunk(fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_unit_sums *u,
                         const fn_worker_space *w) {
     const fn_job *job = b->job;
     const fn_cut *cut = &b->cut;

@@ -13,10 +13,6 @@ enum {
     LOCAL_BYTES = 4 << 20, /* a unit larger than this is not in cache any more when its statistics are known */
 };
 
-/* Below eps * 2^-40 a variance changes no bit of var + eps, so squares that underflow need no rescue then. */
-#define NEGLIGIBLE_EPS 0x1p-60
-#define LEAST_VARIANCE 0x1p-100
-
 typedef struct {
     void *mean, *comp, *rstd, *prescale; /* in A, one per slot */
     int prescaled;
@@ -101,9 +97,12 @@ static void use_slice(const fn_job *job, slot_stats *stats, ptrdiff_t n, ptrdiff
     fn_set(job, stats->rstd, i, s->scaled_rstd);
 }
 
+/* the moments that are wanted, as moments_rows takes it */
+static int what(const fn_job *job) { return job->centre && !job->scale && !job->var64 ? FN_MEAN : job->centre; }
+
 /* below it squares may have underflowed */
 static double least_variance(const fn_job *job) {
-    return (job->scale || job->var64) && !(job->eps >= NEGLIGIBLE_EPS) ? LEAST_VARIANCE : -1;
+    return (job->scale || job->var64) && !(job->eps >= FN_NEGLIGIBLE_EPS) ? FN_LEAST_VARIANCE : -1;
 }
 
 /* Moments of n slices, i at offset + i * axis, to what apply needs and to the caller's arrays. */
@@ -203,7 +202,7 @@ static ptrdiff_t whole_rows(const forward *f, const fn_block *b, worker_state *w
     const fn_job *job = f->job;
     const fn_axis *axis = fn_row_axis(job, &f->cut);
     const fn_norm p = {
-        .centre = job->centre,
+        .centre = what(job),
         .scale = job->scale,
         .eps = job->eps,
         .least = least_variance(job),
@@ -239,7 +238,7 @@ static void many_rows(void *context, ptrdiff_t chunk, int worker) {
         } else {
             fn_tile x = fn_tile_in(job, cut, FN_X, b.offset, b.rows, b.width, w->x_tile);
             fn_tile mask = fn_tile_in(job, cut, FN_MASK, b.offset, b.rows, b.width, w->mask_tile);
-            job->verbs->moments_rows(x, mask, b.rows, x.step, mask.step, 1, b.width, job->centre, u->chunk);
+            job->verbs->moments_rows(x, mask, b.rows, x.step, mask.step, 1, b.width, what(job), u->chunk);
             settle(job, axis, b.offset, b.rows, u->chunk, &u->stats);
         }
         if (job->data[FN_Y]) apply_block(f, &b, &u->stats, 1, 0, w);
@@ -263,9 +262,9 @@ static void moments_of_chunk(const forward *f, const fn_unit *unit, ptrdiff_t ch
         if (job->plan.cols)
             job->verbs->moments_cols(x, mask, b.rows, b.width, job->centre, w->work, out);
         else if (!mask.base && x.step == b.width * (ptrdiff_t)job->verbs->size) /* rows that adjoin are one */
-            job->verbs->moments_rows(x, mask, 1, 0, 0, 1, b.rows * b.width, job->centre, out);
+            job->verbs->moments_rows(x, mask, 1, 0, 0, 1, b.rows * b.width, what(job), out);
         else
-            job->verbs->moments_rows(x, mask, 1, 0, 0, b.rows, b.width, job->centre, out);
+            job->verbs->moments_rows(x, mask, 1, 0, 0, b.rows, b.width, what(job), out);
         if (i > first) job->verbs->merge(slots, into, out);
     }
 }

@@ -30,9 +30,14 @@ typedef struct {
     double *count64;        /* forward: how many elements entered; may be NULL */
     void *dweight, *dbias;  /* backward: results in A; NULL: not wanted */
     ptrdiff_t ndweight, ndbias;
+    int fresh;       /* backward: the rstd are not there yet, but are taken here, without a mean and with eps 0 */
     int whole_rows;  /* many rows: a verb does all that is done to a tile, and needs no tiles from here */
     int column_sums; /* backward: the columns of many rows are added up on the way to dx: smaller blocks will do */
 } fn_job;
+
+/* Below eps * 2^-40 a variance changes no bit of var + eps, so squares that underflow need no rescue then. */
+#define FN_NEGLIGIBLE_EPS 0x1p-60
+#define FN_LEAST_VARIANCE 0x1p-100
 
 int fn_forward(fn_job *job);
 int fn_backward(fn_job *job);

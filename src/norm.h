@@ -35,6 +35,8 @@ typedef struct {
     double *count, *mean, *comp, *m2;
 } fn_moments;
 
+enum { FN_MEAN = 2 }; /* see moments_rows */
+
 /* The sums of the backward, g = dy * w and xhat = (x - mean) * rstd: sum g, sum g * xhat, sum xhat. */
 typedef struct {
     double *g, *gx, *x;
@@ -59,7 +61,7 @@ typedef struct {
 } fn_dots;
 
 typedef struct {
-    fn_param mean, rstd, c1, c2; /* all along the row, or none */
+    fn_param mean, rstd, c1, c2; /* all along the row, or none; c1 NULL: nothing is added to the product with c2 */
     fn_param shift;              /* combine_cols: as in fn_dots, by row */
     fn_param weight;             /* NULL: 1 */
     ptrdiff_t ahead; /* bytes from a row of dy and x to what will be read next, worth a prefetch; 0: nothing */
@@ -67,6 +69,8 @@ typedef struct {
 
 typedef struct {
     int centre;
+    int fresh;           /* mean and rstd are not there yet: without a mean, rstd from the rows' squares, eps being 0 */
+    double least;        /* as finalize takes it */
     fn_param mean, rstd; /* by row */
     fn_param weight;     /* NULL: 1; along the row and the same for all rows, or by row */
     fn_sums sums;        /* of each row without its weight: g, and gx = g * (xhat - shift); NULL: not wanted */
@@ -80,7 +84,8 @@ typedef struct {
     double (*load1)(const void *p);
     void (*store1)(void *p, double value);
 
-    /* for each of `cells` cells, x[c] = x + c * cell_step, a tile of rows x n:
+    /* `centre`: 0 takes squares around 0 and no mean, 1 both, FN_MEAN the mean alone (m2 may then be anything).
+     * for each of `cells` cells, x[c] = x + c * cell_step, a tile of rows x n:
      *     m = a guess of the mean from a few elements                 (m = 0 unless `centre`)
      *     s = sum(x - m); q = sum((x - m)^2); again with m = m + s / count if the guess was far off
      *     mean + comp = m + s / count; m2 = q - s * s / count
@@ -119,8 +124,9 @@ typedef struct {
                          void *work);
     void (*carry_cols)(ptrdiff_t n, void *work, fn_sums out);
 
-    /* dx of rows that are slices of their own: dots_rows, their scalars, and combine or combine_cols of tile after tile */
-    void (*adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_slices *p);
+    /* dx of rows that are slices of their own: dots_rows, their scalars, and combine or combine_cols of tile after tile.
+     * Returns how many rows are done: fewer where statistics that are taken here are beyond the fast path. */
+    ptrdiff_t (*adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_slices *p);
 
     /* From n moments: rstd = 1 / sqrt(m2 / count + eps) (1 unless `scale`), mean and comp split anew in A; a comp of
      * less than half an ulp of a quarter, in deviations, is left away.

@@ -1,7 +1,7 @@
 /* The ROWS verbs: a row reduces to one number. Written once in T; norm.c includes this file once per dtype. */
 
-/* for j: s[lane(j)] += x[j] - c */
-INLINE void FN(add_deviations)(const char *x, const uint8_t *mask, ptrdiff_t n, A c, vec s[U]) {
+/* for j: s[lane(j)] += x[j] - c; `moved` is a constant, 0 where c is: additions are what these loops consist of */
+INLINE void FN(add_deviations)(const char *x, const uint8_t *mask, ptrdiff_t n, int moved, A c, vec s[U]) {
     vec t[U] = {{0}}, centre = SPLAT(c);
     LANE_LOOP(
         n,
@@ -9,23 +9,26 @@ INLINE void FN(add_deviations)(const char *x, const uint8_t *mask, ptrdiff_t n, 
             s[u] += t[u];
             t[u] = (vec){0};
         },
-        t[u] += FN(zero_outside)(mask, at, k, FN(fetch)(x, at, k, c) - centre););
+        {
+            const vec v = FN(fetch)(x, at, k, c);
+            t[u] += FN(zero_outside)(mask, at, k, moved ? v - centre : v);
+        });
 }
 
-/* for j: d = x[j] - c; s[lane(j)] += d; q[lane(j)] += d * d; `moved` is a constant, 0 where c is: additions are what
- * this loop consists of, and one in three falls away */
-INLINE void FN(add_squares)(const char *x, const uint8_t *mask, ptrdiff_t n, int moved, A c, vec s[U], vec q[U]) {
+/* for j: d = x[j] - c; s[lane(j)] += d; q[lane(j)] += d * d; `moved` and `summed` (without: only q) are constants */
+INLINE void FN(add_squares)(const char *x, const uint8_t *mask, ptrdiff_t n, int moved, int summed, A c, vec s[U],
+                            vec q[U]) {
     vec t[U] = {{0}}, w[U] = {{0}}, centre = SPLAT(c);
     LANE_LOOP(
         n,
         UNROLL for (int u = 0; u < U; u++) {
-            s[u] += t[u];
+            if (summed) s[u] += t[u];
             q[u] += w[u];
             t[u] = w[u] = (vec){0};
         },
         {
             const vec v = FN(fetch)(x, at, k, c), d = FN(zero_outside)(mask, at, k, moved ? v - centre : v);
-            t[u] += d;
+            if (summed) t[u] += d;
             w[u] += d * d;
         });
 }
@@ -76,6 +79,7 @@ INLINE int FN(close_moments)(const vec s[U], const vec q[U], int centre, A m, do
     return sum * rest > FAR * (double)of_q;
 }
 
+/* `centre` is a constant wherever this is inlined without a mask */
 INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, ptrdiff_t cell,
                              fn_moments out) {
     ptrdiff_t row = 0, column = 0, inside = rows * n;
@@ -90,23 +94,31 @@ INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
     if (centre) {
         const int sampled = !mask.base && n >= 2 * LANES;
         m = sampled ? FN(sample)(x.base, n) : LOAD1(x.base + row * x.step + column * (ptrdiff_t)sizeof(T));
+        if (sampled && centre == FN_MEAN) {
+            if (m == 0)
+                for (ptrdiff_t r = 0; r < rows; r++) FN(add_deviations)(x.base + r * x.step, NULL, n, 0, 0, s);
+            else
+                for (ptrdiff_t r = 0; r < rows; r++) FN(add_deviations)(x.base + r * x.step, NULL, n, 1, m, s);
+            FN(close_moments)(s, q, 1, m, count, cell, out);
+            return;
+        }
         if (sampled) {
             if (m == 0)
-                for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, NULL, n, 0, 0, s, q);
+                for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, NULL, n, 0, 1, 0, s, q);
             else
-                for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, NULL, n, 1, m, s, q);
+                for (ptrdiff_t r = 0; r < rows; r++) FN(add_squares)(x.base + r * x.step, NULL, n, 1, 1, m, s, q);
             if (!FN(close_moments)(s, q, 1, m, count, cell, out)) return;
             m = (A)out.mean[cell];
             UNROLL for (int u = 0; u < U; u++) s[u] = q[u] = (vec){0};
         } else {
             for (ptrdiff_t r = 0; r < rows; r++)
-                FN(add_deviations)(x.base + r * x.step, FN(mask_row)(mask, r), n, m, s);
+                FN(add_deviations)(x.base + r * x.step, FN(mask_row)(mask, r), n, 1, m, s);
             m += FN(tree)(s) / (A)count;
             UNROLL for (int u = 0; u < U; u++) s[u] = (vec){0};
         }
     }
     for (ptrdiff_t r = 0; r < rows; r++)
-        FN(add_squares)(x.base + r * x.step, FN(mask_row)(mask, r), n, centre, m, s, q);
+        FN(add_squares)(x.base + r * x.step, FN(mask_row)(mask, r), n, centre, centre, m, s, q);
     FN(close_moments)(s, q, centre, m, count, cell, out);
 }
 
@@ -116,6 +128,8 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
     for (ptrdiff_t c = 0; c < cells; c++) {
         if (mask.base)
             FN(moments_cell)(x, mask, rows, n, centre, c, out);
+        else if (centre == FN_MEAN)
+            FN(moments_cell)(x, none, rows, n, FN_MEAN, c, out);
         else if (centre)
             FN(moments_cell)(x, none, rows, n, 1, c, out);
         else
@@ -126,9 +140,9 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
 }
 
 /* One row of the backward's sums. `has_x`, `along` (mean, rstd, shift vary along the row), `weight_along`, `shifted`,
- * `slight` (out.x is 0) and a NULL mask are constants wherever this is inlined. */
+ * `slight` (out.x is 0), `centred` (there is a mean) and a NULL mask are constants wherever this is inlined. */
 INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptrdiff_t n, const fn_dots *p, ptrdiff_t r,
-                         int has_x, int along, int weight_along, int shifted, int slight, fn_sums out) {
+                         int has_x, int centred, int along, int weight_along, int shifted, int slight, fn_sums out) {
     vec sg[U] = {{0}}, sgx[U] = {{0}}, sx[U] = {{0}}, tg[U] = {{0}}, tgx[U] = {{0}}, tx[U] = {{0}};
     const A *mean = FN(param_row)(p->mean, r), *rstd = FN(param_row)(p->rstd, r);
     const A *shift = FN(param_row)(p->shift, r), *weight = FN(param_row)(p->weight, r);
@@ -148,7 +162,8 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
             tg[u] += g;
             if (has_x) {
                 vec m = along ? FN(fetch_a)(mean, at, k) : mean0, s = along ? FN(fetch_a)(rstd, at, k) : rstd0;
-                vec xhat = FN(zero_outside)(mask, at, k, (FN(fetch)(x, at, k, 0) - m) * s);
+                const vec v = FN(fetch)(x, at, k, 0);
+                vec xhat = FN(zero_outside)(mask, at, k, (centred ? v - m : v) * s);
                 xhat = FN(inside_row)(k, xhat);
                 vec moved = xhat;
                 if (shifted) moved = FN(zero_outside)(mask, at, k, xhat - (along ? FN(fetch_a)(shift, at, k) : shift0));
@@ -172,17 +187,19 @@ static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
         const uint8_t *m = FN(mask_row)(mask, r);
         const A deviations = p->mean.a && !along ? *FN(param_row)(p->mean, r) * *FN(param_row)(p->rstd, r) : 0;
         const int slight = FN(is_slight)(deviations);
+#define DOTS_ROW(mask, ...) FN(dots_row)(g, v, mask, n, p, r, 1, __VA_ARGS__, out)
         if (!v)
-            FN(dots_row)(g, NULL, m, n, p, r, 0, 0, weight_along, 0, 0, out);
+            FN(dots_row)(g, NULL, m, n, p, r, 0, 0, 0, weight_along, 0, 0, out);
         else if (along)
-            FN(dots_row)(g, v, m, n, p, r, 1, 1, weight_along, shifted, 0, out);
+            DOTS_ROW(m, 1, 1, weight_along, shifted, 0);
         else if (mask.base || shifted)
-            FN(dots_row)(g, v, m, n, p, r, 1, 0, weight_along, shifted, slight, out);
+            DOTS_ROW(m, 1, 0, weight_along, shifted, slight);
+        else if (!p->mean.a)
+            weight_along ? DOTS_ROW(NULL, 0, 0, 1, 0, 1) : DOTS_ROW(NULL, 0, 0, 0, 0, 1);
         else if (slight)
-            weight_along ? FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 1, 0, 1, out)
-                         : FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 0, 0, 1, out);
+            weight_along ? DOTS_ROW(NULL, 1, 0, 1, 0, 1) : DOTS_ROW(NULL, 1, 0, 0, 0, 1);
         else
-            weight_along ? FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 1, 0, 0, out)
-                         : FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 0, 0, 0, out);
+            weight_along ? DOTS_ROW(NULL, 1, 0, 1, 0, 0) : DOTS_ROW(NULL, 1, 0, 0, 0, 0);
+#undef DOTS_ROW
     }
 }

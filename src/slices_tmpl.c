@@ -2,12 +2,13 @@
  * Written once in T; norm.c includes this file once per dtype. */
 
 enum {
-    FN(MOST_SLICES) = 64,     /* rows of a tile */
-    FN(SLICES_BYTES) = 32768, /* of a tile in all its arrays; a tile has at least one row */
+    FN(MOST_SLICES) = 64,      /* rows of a tile */
+    FN(FORWARD_BYTES) = 32768, /* of a tile in all its arrays; it has at least one row */
+    FN(BACKWARD_BYTES) = 16384,
 };
 
-INLINE ptrdiff_t FN(rows_together)(ptrdiff_t n, int arrays) {
-    const ptrdiff_t rows = FN(SLICES_BYTES) / (n * (ptrdiff_t)sizeof(T) * arrays);
+INLINE ptrdiff_t FN(rows_together)(ptrdiff_t n, ptrdiff_t bytes) {
+    const ptrdiff_t rows = bytes / (n * (ptrdiff_t)sizeof(T));
     return rows < 1 ? 1 : rows > FN(MOST_SLICES) ? FN(MOST_SLICES) : rows;
 }
 INLINE fn_tile FN(from_row)(fn_tile t, ptrdiff_t r) { return (fn_tile){t.base ? t.base + r * t.step : NULL, t.step}; }
@@ -21,7 +22,7 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdif
     A high[MOST], low[MOST], rstd[MOST];
     const fn_moments m = {count, mean, comp, m2};
     const fn_tile none = {0};
-    const ptrdiff_t most = FN(rows_together)(n, 2);
+    const ptrdiff_t most = FN(rows_together)(n, FN(FORWARD_BYTES) / 2);
     for (ptrdiff_t r = 0, k; r < rows; r += k) {
         k = rows - r < most ? rows - r : most;
         const fn_tile from = FN(from_row)(x, r);
@@ -40,19 +41,25 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdif
     return rows;
 }
 
-static void FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_slices *p) {
+static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_slices *p) {
     enum { MOST = FN(MOST_SLICES) };
-    double g[MOST], gx[MOST], sx[MOST];
-    A shift[MOST], c1[MOST], c2[MOST];
+    double g[MOST], gx[MOST], sx[MOST], count[MOST], zero[MOST], comp[MOST], squares[MOST];
+    A shift[MOST], c1[MOST], c2[MOST], high[MOST], low[MOST], fresh[MOST];
+    const fn_moments m = {count, zero, comp, squares};
     const fn_tile none = {0};
     const fn_param absent = {0}, weight = p->weight;
     const int by_row = weight.a && !weight.along;
     const double share = 1 / (double)n;
-    const ptrdiff_t most = FN(rows_together)(n, 3);
+    const ptrdiff_t most = FN(rows_together)(n, FN(BACKWARD_BYTES) / 3);
     for (ptrdiff_t r = 0, k; r < rows; r += k) {
         k = rows - r < most ? rows - r : most;
         const fn_tile of_dy = FN(from_row)(dy, r), of_x = FN(from_row)(x, r), of_dx = FN(from_row)(dx, r);
-        const fn_param mean = FN(param_from)(p->mean, r), rstd = FN(param_from)(p->rstd, r);
+        const fn_param mean = FN(param_from)(p->mean, r);
+        const fn_param rstd = p->fresh ? (fn_param){fresh, 1, 0} : FN(param_from)(p->rstd, r);
+        if (p->fresh) {
+            FN(moments_rows)(of_x, none, k, x.step, 0, 1, n, 0, m);
+            if (FN(finalize)(k, m, 0, p->least, 1, high, low, fresh)) return r;
+        }
         const fn_dots d = {.mean = mean, .rstd = rstd, .weight = by_row ? absent : weight};
         FN(dots_rows)(of_dy, of_x, none, k, n, &d, (fn_sums){g, gx, sx});
         for (ptrdiff_t i = 0; i < k; i++) {
@@ -66,7 +73,7 @@ static void FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
         }
         const fn_adjoint q = {.mean = mean,
                               .rstd = rstd,
-                              .c1 = {c1, 1, 0},
+                              .c1 = p->centre ? (fn_param){c1, 1, 0} : absent,
                               .c2 = {c2, 1, 0},
                               .shift = {shift, 1, 0},
                               .weight = FN(param_from)(weight, r)};
@@ -75,4 +82,5 @@ static void FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
         else
             FN(combine)(of_dy, of_x, none, of_dx, k, n, &q);
     }
+    return rows;
 }

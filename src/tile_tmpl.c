@@ -97,10 +97,10 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
 #undef APPLY_TOGETHER
 #undef APPLY_EACH
 
-/* `rows`, `has_x`, `along` (mean, rstd, c1, c2), `weight_along` and a NULL mask are constants wherever this is
+/* `rows`, `has_x`, `centred` (there are mean and c1), `along` (mean, rstd, c1, c2), `weight_along` and a NULL mask are constants wherever this is
  * inlined; a weight that varies along the row must not vary between these rows. */
 INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
-                             const fn_adjoint *p, int has_x, int along, int weight_along) {
+                             const fn_adjoint *p, int has_x, int centred, int along, int weight_along) {
     const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
     char *ds[FN(TOGETHER)];
     vec mean[FN(TOGETHER)], rstd[FN(TOGETHER)], c1[FN(TOGETHER)], c2[FN(TOGETHER)], weight[FN(TOGETHER)];
@@ -110,7 +110,7 @@ INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, pt
         ds[i] = (char *)dx.base + (r0 + i) * dx.step;
         mean[i] = FN(param_splat)(p->mean, r0 + i, 0);
         rstd[i] = FN(param_splat)(p->rstd, r0 + i, 1);
-        c1[i] = FN(param_splat)(p->c1, r0 + i, 0);
+        c1[i] = FN(param_splat)(p->c1, r0 + i, (A)-0.0);
         c2[i] = FN(param_splat)(p->c2, r0 + i, 0);
         weight[i] = FN(param_splat)(p->weight, r0 + i, 1);
     }
@@ -130,7 +130,11 @@ INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, pt
             const vec scale = along ? s : rstd[i];
             vec g = FN(fetch)(gs[i], at, k, 0) * (weight_along ? w : weight[i]);
             vec d = along ? a : c1[i];
-            if (has_x) d += ((FN(fetch)(xs[i], at, k, 0) - (along ? m : mean[i])) * scale) * (along ? b : c2[i]);
+            if (has_x) {
+                const vec v = FN(fetch)(xs[i], at, k, 0);
+                const vec share = ((centred ? v - (along ? m : mean[i]) : v) * scale) * (along ? b : c2[i]);
+                d = centred ? d + share : share;
+            }
             FN(put)(ds[i], at, k, (g - FN(zero_outside)(inside, at, k, d)) * scale);
         }
     });
@@ -144,25 +148,28 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
     ptrdiff_t r = 0;
     if (!mask.base && has_x && along && !(weight_along && p->weight.step)) {
         if (weight_along)
-            for (; r + R <= rows; r += R) FN(combine_rows)(dy, x, none, dx, r, R, n, p, 1, 1, 1);
+            for (; r + R <= rows; r += R) FN(combine_rows)(dy, x, none, dx, r, R, n, p, 1, 1, 1, 1);
         else
-            for (; r + R <= rows; r += R) FN(combine_rows)(dy, x, none, dx, r, R, n, p, 1, 1, 0);
+            for (; r + R <= rows; r += R) FN(combine_rows)(dy, x, none, dx, r, R, n, p, 1, 1, 1, 0);
     }
+    const int centred = p->mean.a || p->c1.a;
+#define COMBINE_ROW(mask, ...) FN(combine_rows)(dy, x, mask, dx, r, 1, n, p, __VA_ARGS__)
     for (; r < rows; r++) {
         if (mask.base)
-            FN(combine_rows)(dy, x, mask, dx, r, 1, n, p, has_x, along, weight_along);
-        else if (has_x && !along && weight_along)
-            FN(combine_rows)(dy, x, none, dx, r, 1, n, p, 1, 0, 1);
+            COMBINE_ROW(mask, has_x, 1, along, weight_along);
+        else if (has_x && !along && centred)
+            weight_along ? COMBINE_ROW(none, 1, 1, 0, 1) : COMBINE_ROW(none, 1, 1, 0, 0);
         else if (has_x && !along)
-            FN(combine_rows)(dy, x, none, dx, r, 1, n, p, 1, 0, 0);
+            weight_along ? COMBINE_ROW(none, 1, 0, 0, 1) : COMBINE_ROW(none, 1, 0, 0, 0);
         else
-            FN(combine_rows)(dy, x, none, dx, r, 1, n, p, has_x, along, weight_along);
+            COMBINE_ROW(none, has_x, 1, along, weight_along);
     }
+#undef COMBINE_ROW
 }
 
-/* `rows`, `shifted` and `weight_along` are constants wherever this is inlined */
+/* `rows`, `centred`, `shifted` and `weight_along` are constants wherever this is inlined */
 INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
-                                  const fn_adjoint *p, int shifted, int weight_along, A *sg, A *sgx) {
+                                  const fn_adjoint *p, int centred, int shifted, int weight_along, A *sg, A *sgx) {
     const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
     char *ds[FN(TOGETHER)];
     vec mean[FN(TOGETHER)], rstd[FN(TOGETHER)], c1[FN(TOGETHER)], c2[FN(TOGETHER)], shift[FN(TOGETHER)];
@@ -173,7 +180,7 @@ INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r
         ds[i] = (char *)dx.base + (r0 + i) * dx.step;
         mean[i] = FN(param_splat)(p->mean, r0 + i, 0);
         rstd[i] = FN(param_splat)(p->rstd, r0 + i, 1);
-        c1[i] = FN(param_splat)(p->c1, r0 + i, 0);
+        c1[i] = FN(param_splat)(p->c1, r0 + i, (A)-0.0);
         c2[i] = FN(param_splat)(p->c2, r0 + i, 0);
         shift[i] = FN(param_splat)(p->shift, r0 + i, 0);
     }
@@ -183,10 +190,11 @@ INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r
         vec tg = {0}, tgx = {0};
         UNROLL for (int i = 0; i < rows; i++) {
             const vec g = FN(fetch)(gs[i], at, k, 0), v = FN(fetch)(xs[i], at, k, 0);
-            const vec xhat = (v - mean[i]) * rstd[i], gx = g * (shifted ? xhat - shift[i] : xhat);
+            const vec xhat = (centred ? v - mean[i] : v) * rstd[i], gx = g * (shifted ? xhat - shift[i] : xhat);
             tg = i ? tg + g : g;
             tgx = i ? tgx + gx : gx;
-            FN(put)(ds[i], at, k, (g * w - (c1[i] + xhat * c2[i])) * rstd[i]);
+            const vec d = centred ? c1[i] + xhat * c2[i] : xhat * c2[i];
+            FN(put)(ds[i], at, k, (g * w - d) * rstd[i]);
         }
         FN(put_a)(sg, at, k, FN(fetch_a)(sg, at, k) + tg);
         FN(put_a)(sgx, at, k, FN(fetch_a)(sgx, at, k) + tgx);
@@ -199,18 +207,21 @@ static void FN(combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
     const int weight_along = p->weight.a && p->weight.along;
     A *sg = work, *sgx = sg + n;
     ptrdiff_t r = 0;
+    const int centred = p->mean.a || p->c1.a;
+#define COMBINE_COLS(rows, ...) FN(combine_cols_rows)(dy, x, dx, r, rows, n, p, __VA_ARGS__, sg, sgx)
     for (; r + R <= rows; r += R) {
         const A *shift = FN(param_row)(p->shift, r);
         int shifted = 0;
-        for (int i = 0; i < R; i++) shifted |= shift[i * p->shift.step] != 0;
+        for (int i = 0; shift && i < R; i++) shifted |= shift[i * p->shift.step] != 0;
         if (shifted)
-            FN(combine_cols_rows)(dy, x, dx, r, R, n, p, 1, weight_along, sg, sgx);
-        else if (weight_along)
-            FN(combine_cols_rows)(dy, x, dx, r, R, n, p, 0, 1, sg, sgx);
+            COMBINE_COLS(R, 1, 1, weight_along);
+        else if (centred)
+            weight_along ? COMBINE_COLS(R, 1, 0, 1) : COMBINE_COLS(R, 1, 0, 0);
         else
-            FN(combine_cols_rows)(dy, x, dx, r, R, n, p, 0, 0, sg, sgx);
+            weight_along ? COMBINE_COLS(R, 0, 0, 1) : COMBINE_COLS(R, 0, 0, 0);
     }
-    for (; r < rows; r++) FN(combine_cols_rows)(dy, x, dx, r, 1, n, p, 1, weight_along, sg, sgx);
+    for (; r < rows; r++) COMBINE_COLS(1, 1, 1, weight_along);
+#undef COMBINE_COLS
 }
 
 static void FN(carry_cols)(ptrdiff_t n, void *work, fn_sums out) {
@@ -229,6 +240,7 @@ static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, in
     for (ptrdiff_t i = 0; i < n; i++) {
         double var = in.m2[i] / in.count[i], r = scale ? 1 / sqrt(var + eps) : 1;
         beyond |= !(var > least && var < DBL_MAX && r > 0x1p-100 && r < 0x1p100);
+        beyond |= !(fabs(in.mean[i]) <= DBL_MAX);
         beyond |= in.mean[i] != 0 && fabs(in.mean[i]) < tiny && var < tiny;
         hi[i] = (A)in.mean[i];
         const double rest = (in.mean[i] - (double)hi[i]) + in.comp[i];

@@ -46,7 +46,7 @@ def weight_backward(dw, v, g, Family family, axis):
     cdef Py_ssize_t i
     cdef fn_floats floats
     cdef cnp.ndarray gain = scaled_gain(g, a, layout, &root)
-    grads = gradients(dy, a, statistics(a, layout), layout, gain, None, False, True, None, False)
+    grads = gradients(dy, a, None, layout, gain, None, False, True, None, False, True)
     dg = grads[1]
     floats = fn_floats_enter()
     for i in range(cnp.PyArray_SIZE(dg)):

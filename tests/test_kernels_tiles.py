@@ -95,7 +95,7 @@ def test_combine(tier, kind, rng):
         in_place = [None, 0, None if x is None else 1][i % 3]
         actual = call(verbs, "combine", (dy, x, mask), params, layout, in_place)
         with np.errstate(all="ignore"):
-            rstd, taken = params["rstd"].or_(one), params["c1"].or_(zero)
+            rstd, taken = params["rstd"].or_(one), params["c1"].or_(-zero)
             if x is not None:
                 taken = taken + ((kind.widen(x) - params["mean"].or_(zero)) * rstd) * params["c2"].or_(zero)
             taken = taken if mask is None else np.where(mask, taken, zero)
