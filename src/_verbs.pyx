@@ -37,14 +37,19 @@ cdef extern from "norm.h":
     ctypedef struct fn_adjoint:
         fn_param mean, rstd, c1, c2, shift, weight
     ctypedef struct fn_norm:
+        ptrdiff_t per
         int centre, scale
         double eps, least
         fn_param weight, bias
         void *mean
         void *rstd
     ctypedef struct fn_slices:
-        int centre
-        fn_param mean, rstd, weight
+        ptrdiff_t per
+        int centre, fresh
+        double least
+        const void *mean
+        const void *rstd
+        fn_param weight
         fn_sums sums
         void *work
     ctypedef struct fn_verbs:
@@ -67,9 +72,9 @@ cdef extern from "norm.h":
         void (*combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
                              void *work) noexcept
         void (*carry_cols)(ptrdiff_t n, void *work, fn_sums out) noexcept
-        ptrdiff_t (*normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p) noexcept
-        void (*adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n,
-                             const fn_slices *p) noexcept
+        ptrdiff_t (*normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrdiff_t n, const fn_norm *p) noexcept
+        ptrdiff_t (*adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t slices, ptrdiff_t n,
+                                  const fn_slices *p) noexcept
         int (*finalize)(ptrdiff_t n, fn_moments moments, double eps, double least, int scale, void *mean, void *comp,
                         void *rstd) noexcept
         void (*merge)(ptrdiff_t n, fn_moments into, fn_moments other) noexcept
@@ -288,32 +293,35 @@ cdef class Verbs:
         cdef ptrdiff_t n = out[0].size
         self.verbs.carry_cols(n, values(work, 2 * n, self.verbs.compute_size), sums_of(out, n))
 
-    def normalize_rows(self, cnp.ndarray x, cnp.ndarray y, double eps, double least, bint centre, bint scale, mean,
-                       rstd, weight=None, bias=None):
-        """How many rows are done. mean and rstd: results, (rows,)."""
-        cdef ptrdiff_t rows = x.shape[0], n = x.shape[1]
+    def normalize_rows(self, cnp.ndarray x, cnp.ndarray y, ptrdiff_t per, double eps, double least, int centre,
+                       bint scale, mean, rstd, weight=None, bias=None):
+        """How many slices of `per` rows are done. mean and rstd: results, (slices,)."""
+        cdef ptrdiff_t rows = x.shape[0], n = x.shape[1], slices = rows // per
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_norm p
         memset(&p, 0, sizeof(p))
-        p.centre, p.scale, p.eps, p.least = centre, scale, eps, least
+        p.per, p.centre, p.scale, p.eps, p.least = per, centre, scale, eps, least
         p.weight, p.bias = param_of(weight, rows, n, compute), param_of(bias, rows, n, compute)
-        p.mean, p.rstd = values(mean, rows, compute), values(rstd, rows, compute)
-        return self.verbs.normalize_rows(tile_of(x, rows, n, size), tile_of(y, rows, n, size), rows, n, &p)
+        p.mean, p.rstd = values(mean, slices, compute), values(rstd, slices, compute)
+        return self.verbs.normalize_rows(tile_of(x, rows, n, size), tile_of(y, rows, n, size), slices, n, &p)
 
-    def adjoint_rows(self, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dx, bint centre, out, mean=None, rstd=None,
-                     weight=None, work=None):
-        """out: the rows' sums."""
-        cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
+    def adjoint_rows(self, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dx, ptrdiff_t per, bint centre, out, mean=None,
+                     rstd=None, weight=None, work=None, least=-1.0):
+        """How many slices are done. mean and rstd: (slices,), rstd None: fresh ones; out: the rows' sums."""
+        cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1], slices = rows // per
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_slices p
         memset(&p, 0, sizeof(p))
-        p.centre, p.sums = centre, sums_of(out, rows)
-        p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
+        p.per, p.centre, p.fresh, p.least, p.sums = per, centre, rstd is None, least, sums_of(out, rows)
+        if mean is not None:
+            p.mean = values(mean, slices, compute)
+        if rstd is not None:
+            p.rstd = values(rstd, slices, compute)
         p.weight = param_of(weight, rows, n, compute)
         if work is not None:
             p.work = values(work, 2 * n, compute)
-        self.verbs.adjoint_rows(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(dx, rows, n, size), rows,
-                                n, &p)
+        return self.verbs.adjoint_rows(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(dx, rows, n, size),
+                                       slices, n, &p)
 
     def finalize(self, moments, double eps, double least, bint scale, mean, comp, rstd):
         cdef ptrdiff_t n = moments[0].size

@@ -44,7 +44,7 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
     const fn_job *job = b->job;
     const fn_cut *cut = &b->cut;
     const ptrdiff_t states = b->local ? workers : cut->units, compute = (ptrdiff_t)job->verbs->compute_size;
-    const ptrdiff_t records = cut->many_rows ? cut->slots : cut->chunks * cut->slots;
+    const ptrdiff_t records = cut->many_rows ? cut->slots * job->per : cut->chunks * cut->slots;
     const size_t slots = (size_t)(cut->slots * compute);
     b->units = fn_take(space, (size_t)states * sizeof *b->units);
     b->workers = fn_take(space, (size_t)workers * sizeof *b->workers);
@@ -171,7 +171,8 @@ static void add_parts(const fn_backward_job *b, double *parts, ptrdiff_t n, void
 /* whether the verbs can do a block of many rows by themselves */
 static int can_be_whole(const fn_job *job) {
     const fn_plan *plan = &job->plan;
-    if (plan->cols || plan->nreduced || job->data[FN_MASK] || !job->data[FN_X]) return 0;
+    if (!fn_rows_of_slice(job) || job->data[FN_MASK] || !job->data[FN_X]) return 0;
+    if (job->fresh && plan->nreduced) return 0;
     if (!job->scale || job->given || !job->rstd) return 0;
     if (plan->nkept && plan->kept[plan->nkept - 1].stride[FN_STAT] != 1) return 0;
     return fn_tile_adjacent(job, FN_DY) && fn_tile_adjacent(job, FN_X) && fn_tile_adjacent(job, FN_Y);
@@ -187,7 +188,7 @@ static int shared_by_rows(const fn_plan *plan, int operand) {
 /* many rows that share the parameters of their columns: sums of columns on the way to dx */
 static int with_column_sums(const fn_job *job) {
     const fn_plan *plan = &job->plan;
-    if (!(job->dweight || job->dbias) || plan->n == 1 || plan->regions == 1) return 0;
+    if (!(job->dweight || job->dbias) || plan->n == 1 || plan->regions == 1 || plan->nreduced) return 0;
     if (job->dweight && !(shared_by_rows(plan, FN_DWEIGHT) && plan->inner.stride[FN_DWEIGHT] == 1)) return 0;
     if (job->dbias && !(shared_by_rows(plan, FN_DBIAS) && plan->inner.stride[FN_DBIAS] == 1)) return 0;
     return !job->data[FN_WEIGHT] || shared_by_rows(plan, FN_WEIGHT);
@@ -245,6 +246,7 @@ static int attempt(fn_backward_job *b) {
     fn_job *job = b->job;
     char stack[STACK_BYTES] __attribute__((aligned(64)));
     job->whole_rows = can_be_whole(job);
+    job->per = job->whole_rows ? fn_rows_of_slice(job) : 1;
     job->column_sums = job->whole_rows && with_column_sums(job);
     b->cut = fn_cut_make(job);
     const int workers = decide(b), status = job->fresh && !job->whole_rows ? take_statistics(job) : FN_OK;

@@ -187,7 +187,7 @@ static void apply_block(const forward *f, const fn_block *b, const slot_stats *s
 /* whether the verbs can do a block of many rows by themselves: nothing is wanted but y and statistics in A */
 static int can_be_whole(const fn_job *job) {
     const fn_axis *axis = job->plan.nkept ? &job->plan.kept[job->plan.nkept - 1] : NULL;
-    if (job->plan.cols || job->plan.nreduced || !job->data[FN_Y] || job->data[FN_MASK]) return 0;
+    if (!fn_rows_of_slice(job) || !job->data[FN_Y] || job->data[FN_MASK]) return 0;
     if (job->given || job->mean64 || job->count64) return 0;
     if ((job->mean || job->rstd) && axis && axis->stride[FN_STAT] != 1) return 0;
     return fn_tile_adjacent(job, FN_X) && fn_tile_adjacent(job, FN_Y);
@@ -197,23 +197,57 @@ static char *stat_at(const fn_job *job, void *stats, const fn_block *b) {
     return stats ? (char *)stats + b->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size : NULL;
 }
 
-/* the block's rows as far as the fast path goes; returns how many */
+/* steps between the rows that make the slices of a block */
+static const fn_axis *whole_axis(const forward *f) {
+    return f->job->per > 1 ? &f->job->plan.reduced[0] : fn_row_axis(f->job, &f->cut);
+}
+static fn_param by_row(const forward *f, int operand, const fn_block *b, void *columns) {
+    fn_param p = fn_param_at(f->job, &f->cut, operand, b->offset, b->width, columns);
+    p.step /= f->job->per; /* the next slice's stands so many rows ahead */
+    return p;
+}
+
+/* the block's slices as far as the fast path goes; returns how many */
 static ptrdiff_t whole_rows(const forward *f, const fn_block *b, worker_state *w) {
     const fn_job *job = f->job;
-    const fn_axis *axis = fn_row_axis(job, &f->cut);
+    const fn_axis *axis = whole_axis(f);
     const fn_norm p = {
+        .per = job->per,
         .centre = what(job),
         .scale = job->scale,
         .eps = job->eps,
         .least = least_variance(job),
-        .weight = fn_param_at(job, &f->cut, FN_WEIGHT, b->offset, b->width, w->weight),
-        .bias = fn_param_at(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),
+        .weight = by_row(f, FN_WEIGHT, b, w->weight),
+        .bias = by_row(f, FN_BIAS, b, w->bias),
         .mean = stat_at(job, job->mean, b),
         .rstd = stat_at(job, job->rstd, b),
     };
     const fn_tile x = {job->data[FN_X] + b->offset[FN_X], axis->stride[FN_X]};
     const fn_tile y = {job->data[FN_Y] + b->offset[FN_Y], axis->stride[FN_Y]};
     return job->verbs->normalize_rows(x, y, b->rows, b->width, &p);
+}
+
+/* slices of several rows, one by one: those that the fast path left */
+static void few_rows(const forward *f, fn_block *b, unit_state *u, worker_state *w) {
+    const fn_job *job = f->job;
+    const fn_axis *axis = fn_row_axis(job, &f->cut), *rows = whole_axis(f);
+    const fn_param absent = {0};
+    for (; b->rows > 0; b->rows--) {
+        const fn_tile x = {job->data[FN_X] + b->offset[FN_X], rows->stride[FN_X]}, none = {0};
+        const fn_tile y = {job->data[FN_Y] + b->offset[FN_Y], rows->stride[FN_Y]};
+        job->verbs->moments_rows(x, none, 1, 0, 0, job->per, b->width, what(job), u->chunk);
+        settle(job, axis, b->offset, 1, u->chunk, &u->stats);
+        const fn_affine p = {
+            .mean = {u->stats.mean, 0, 0},
+            .comp = {u->stats.comp, 0, 0},
+            .rstd = {u->stats.rstd, 0, 0},
+            .prescale = u->stats.prescaled ? (fn_param){u->stats.prescale, 0, 0} : absent,
+            .weight = by_row(f, FN_WEIGHT, b, w->weight),
+            .bias = by_row(f, FN_BIAS, b, w->bias),
+        };
+        job->verbs->apply(x, y, job->per, b->width, &p);
+        for (int o = 0; o < FN_NOPERANDS; o++) b->offset[o] += axis->stride[o];
+    }
 }
 
 /* many short rows: each block's slices are its own */
@@ -233,6 +267,10 @@ static void many_rows(void *context, ptrdiff_t chunk, int worker) {
         if (done == b.rows) continue;
         for (int o = 0; o < FN_NOPERANDS; o++) b.offset[o] += done * axis->stride[o];
         b.rows -= done;
+        if (job->per > 1) {
+            few_rows(f, &b, u, w);
+            continue;
+        }
         if (job->given) {
             load_given(job, axis, b.offset, b.rows, &u->stats);
         } else {
@@ -376,6 +414,7 @@ int fn_forward(fn_job *job) {
     int status = fn_param_pack(job, FN_WEIGHT, &packed_weight) | fn_param_pack(job, FN_BIAS, &packed_bias);
     if (status == FN_OK) {
         job->whole_rows = can_be_whole(job);
+        job->per = job->whole_rows ? fn_rows_of_slice(job) : 1;
         f.cut = fn_cut_make(job);
         const ptrdiff_t bytes = job->plan.regions * job->plan.rows * job->plan.n * (ptrdiff_t)job->verbs->size;
         const ptrdiff_t tasks = f.cut.many_rows ? f.cut.chunks : f.cut.units * f.cut.chunks;

@@ -30,6 +30,27 @@ static void group_chunks(fn_cut *cut, ptrdiff_t block_bytes) {
     cut->chunks = ceil_div(cut->blocks, cut->chunk_blocks);
 }
 
+ptrdiff_t fn_rows_of_slice(const fn_job *job) {
+    const fn_plan *plan = &job->plan;
+    if (plan->cols || plan->nreduced > 1) return 0;
+    if (!plan->nreduced) return 1;
+    if (!plan->nkept || job->data[FN_MASK]) return 0;
+    const fn_axis *rows = &plan->reduced[0], *slices = &plan->kept[plan->nkept - 1];
+    if (rows->len > FN_MOST_PER || rows->len * plan->n * (ptrdiff_t)job->verbs->compute_size > FN_BLOCK_BYTES) return 0;
+    const int wanted[FN_NOPERANDS] = {[FN_X] = 1,
+                                      [FN_Y] = 1,
+                                      [FN_DY] = job->data[FN_DY] != NULL,
+                                      [FN_WEIGHT] = job->data[FN_WEIGHT] != NULL,
+                                      [FN_BIAS] = job->data[FN_BIAS] != NULL,
+                                      [FN_DWEIGHT] = job->dweight != NULL,
+                                      [FN_DBIAS] = job->dbias != NULL};
+    for (int o = 0; o < FN_NOPERANDS; o++) {
+        if (wanted[o] && slices->stride[o] != rows->len * rows->stride[o]) return 0;
+        if (wanted[o] && o >= FN_WEIGHT && plan->inner.stride[o]) return 0;
+    }
+    return rows->len;
+}
+
 fn_cut fn_cut_make(const fn_job *job) {
     const fn_plan *plan = &job->plan;
     const ptrdiff_t size = (ptrdiff_t)job->verbs->size, compute = (ptrdiff_t)job->verbs->compute_size;
@@ -37,14 +58,15 @@ fn_cut fn_cut_make(const fn_job *job) {
     fn_cut cut = {.strips = 1, .strip = n, .slots = 1, .splits = 1, .split = n};
 
     const ptrdiff_t longest = job->column_sums ? COLUMN_SUMS_ROW : FN_BLOCK_BYTES;
-    cut.many_rows = !plan->cols && plan->nreduced == 0 && n * compute <= longest;
+    const ptrdiff_t per = job->per > 1 ? job->per : 1;
+    cut.many_rows = per > 1 || (!plan->cols && plan->nreduced == 0 && n * compute <= longest);
     if (cut.many_rows) {
         /* the whole array is one unit whose rows are the slices */
         const ptrdiff_t tile_bytes = job->whole_rows    ? WHOLE_ROWS_BYTES
                                      : job->data[FN_DY] ? BACKWARD_TILE_BYTES
                                                         : TILE_BYTES;
         cut.run = plan->nkept ? plan->kept[plan->nkept - 1].len : 1;
-        cut.block_rows = even(cut.run, min(TILE_ROWS, tile_bytes / (n * size)));
+        cut.block_rows = even(cut.run, min(TILE_ROWS, tile_bytes / (per * n * size)));
         if (job->column_sums) cut.block_rows = min(cut.run, max(cut.block_rows, 4)); /* combine_cols takes four */
         cut.slots = cut.block_rows;
         cut.units = 1;
@@ -52,7 +74,7 @@ fn_cut fn_cut_make(const fn_job *job) {
         cut.blocks = plan->regions / cut.run * cut.row_blocks;
         group_chunks(&cut, job->column_sums
                                ? min(cut.block_rows * n * size, cut.block_rows * (CHUNK_BYTES / SUMMED_ROWS))
-                               : cut.block_rows * n * size);
+                               : cut.block_rows * per * n * size);
         return cut;
     }
     cut.run = plan->nreduced ? plan->reduced[plan->nreduced - 1].len : 1;

@@ -31,6 +31,7 @@ typedef struct {
     void *dweight, *dbias;  /* backward: results in A; NULL: not wanted */
     ptrdiff_t ndweight, ndbias;
     int fresh;       /* backward: the rstd are not there yet, but are taken here, without a mean and with eps 0 */
+    ptrdiff_t per;   /* many rows: so many make a slice (fn_rows_of_slice) */
     int whole_rows;  /* many rows: a verb does all that is done to a tile, and needs no tiles from here */
     int column_sums; /* backward: the columns of many rows are added up on the way to dx: smaller blocks will do */
 } fn_job;
@@ -68,6 +69,10 @@ typedef struct {
     ptrdiff_t first_row, rows, width; /* first_row: counted over all of the unit's rows */
     ptrdiff_t piece;                  /* which split of the row */
 } fn_block;
+
+/* How many rows make a slice where slices of few rows, without a mask, follow one another as their rows do, and their
+ * parameters with them: so many slices can be taken as rows. 1 where a slice is one row; 0 where none of this holds. */
+ptrdiff_t fn_rows_of_slice(const fn_job *job);
 
 fn_cut fn_cut_make(const fn_job *job);
 fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit);

@@ -48,11 +48,14 @@ typedef struct {
     fn_param weight, bias;     /* NULL: 1 and 0 */
 } fn_affine;
 
+enum { FN_MOST_PER = 64 }; /* the most rows of a slice where many slices go through one call */
+
 typedef struct {
+    ptrdiff_t per;         /* rows of a slice, at most FN_MOST_PER */
     int centre, scale;     /* subtract the mean; divide by the deviation */
     double eps, least;     /* as finalize takes them */
     fn_param weight, bias; /* NULL: 1 and 0; along the row and the same for all rows, or by row */
-    void *mean, *rstd;     /* results, in A, one for each row; NULL: not wanted */
+    void *mean, *rstd;     /* results, in A, one for each slice; NULL: not wanted */
 } fn_norm;
 
 typedef struct {
@@ -68,13 +71,14 @@ typedef struct {
 } fn_adjoint;
 
 typedef struct {
+    ptrdiff_t per; /* rows of a slice, at most FN_MOST_PER */
     int centre;
-    int fresh;           /* mean and rstd are not there yet: without a mean, rstd from the rows' squares, eps being 0 */
-    double least;        /* as finalize takes it */
-    fn_param mean, rstd; /* by row */
-    fn_param weight;     /* NULL: 1; along the row and the same for all rows, or by row */
-    fn_sums sums;        /* of each row without its weight: g, and gx = g * (xhat - shift); NULL: not wanted */
-    void *work;          /* as in combine_cols; NULL: no column sums */
+    int fresh;    /* mean and rstd are not there yet: without a mean, rstd from the rows' squares, eps being 0 */
+    double least; /* as finalize takes it */
+    const void *mean, *rstd; /* in A, one for each slice; mean NULL: 0 */
+    fn_param weight;         /* NULL: 1; along the row and the same for all rows, or by row */
+    fn_sums sums;            /* of each row without its weight: g, and gx = g * (xhat - shift); NULL: not wanted */
+    void *work;              /* as in combine_cols; NULL: no column sums */
 } fn_slices;
 
 typedef struct {
@@ -99,9 +103,9 @@ typedef struct {
     /* y = (((x * prescale - mean) - comp) * rstd) * weight + bias; mean and comp come prescaled, y may be x */
     void (*apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p);
 
-    /* y of rows that are slices of their own: moments, finalize and apply of tile after tile. Returns how many rows are
-     * done: fewer than `rows` where the next one is beyond the fast path. */
-    ptrdiff_t (*normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p);
+    /* y of slices of whole rows, one after the other: moments, finalize and apply of tile after tile. Returns how many are
+     * done: fewer than `slices` where the next ones are beyond the fast path. */
+    ptrdiff_t (*normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrdiff_t n, const fn_norm *p);
 
     /* per row, with xhat = (x - mean) * rstd and g = dy * weight:
      *     out.g = sum g; out.gx = sum g * (xhat - shift); out.x = sum xhat
@@ -124,9 +128,9 @@ typedef struct {
                          void *work);
     void (*carry_cols)(ptrdiff_t n, void *work, fn_sums out);
 
-    /* dx of rows that are slices of their own: dots_rows, their scalars, and combine or combine_cols of tile after tile.
-     * Returns how many rows are done: fewer where statistics that are taken here are beyond the fast path. */
-    ptrdiff_t (*adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_slices *p);
+    /* dx of such slices: dots_rows, their scalars, and combine or combine_cols of tile after tile. Returns how many are
+     * done: fewer where statistics that are taken here are beyond the fast path. */
+    ptrdiff_t (*adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t slices, ptrdiff_t n, const fn_slices *p);
 
     /* From n moments: rstd = 1 / sqrt(m2 / count + eps) (1 unless `scale`), mean and comp split anew in A; a comp of
      * less than half an ulp of a quarter, in deviations, is left away.

@@ -1,86 +1,113 @@
-/* Rows that are slices of their own, as in layer norm: all that is done to a row, while it is in the first cache.
- * Written once in T; norm.c includes this file once per dtype. */
+/* Slices that lie one after the other, a row or `per` rows each, as in layer norm and in group norm of few pixels: all
+ * that is done to them, while they are in the first cache. Written once in T; norm.c includes this file once per dtype. */
 
 enum {
-    FN(MOST_SLICES) = 64,      /* rows of a tile */
-    FN(FORWARD_BYTES) = 32768, /* of a tile in all its arrays; it has at least one row */
+    FN(MOST_ROWS) = FN_MOST_PER, /* of a tile */
+    FN(FORWARD_BYTES) = 32768,   /* of a tile in all its arrays; it has at least one slice */
     FN(BACKWARD_BYTES) = 16384,
 };
 
-INLINE ptrdiff_t FN(rows_together)(ptrdiff_t n, ptrdiff_t bytes) {
-    const ptrdiff_t rows = bytes / (n * (ptrdiff_t)sizeof(T));
-    return rows < 1 ? 1 : rows > FN(MOST_SLICES) ? FN(MOST_SLICES) : rows;
+/* slices of a tile */
+INLINE ptrdiff_t FN(slices_together)(ptrdiff_t per, ptrdiff_t n, ptrdiff_t bytes) {
+    const ptrdiff_t slices = bytes / (per * n * (ptrdiff_t)sizeof(T)), most = FN(MOST_ROWS) / per;
+    return slices < 1 ? 1 : slices > most ? most : slices;
+}
+/* for each row: its slice's value, in `to` unless that is the same */
+INLINE fn_param FN(by_row)(const A *of_slices, ptrdiff_t slices, ptrdiff_t per, A *to) {
+    if (per == 1) return (fn_param){of_slices, 1, 0};
+    for (ptrdiff_t i = 0; i < slices; i++)
+        for (ptrdiff_t r = 0; r < per; r++) to[i * per + r] = of_slices[i];
+    return (fn_param){to, 1, 0};
 }
 INLINE fn_tile FN(from_row)(fn_tile t, ptrdiff_t r) { return (fn_tile){t.base ? t.base + r * t.step : NULL, t.step}; }
 INLINE fn_param FN(param_from)(fn_param p, ptrdiff_t r) {
     return (fn_param){p.a ? FN(param_row)(p, r) : NULL, p.step, p.along};
 }
 
-static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p) {
-    enum { MOST = FN(MOST_SLICES) };
+static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrdiff_t n, const fn_norm *p) {
+    enum { MOST = FN(MOST_ROWS) };
     double count[MOST], mean[MOST], comp[MOST], m2[MOST];
-    A high[MOST], low[MOST], rstd[MOST];
+    A high[MOST], low[MOST], rstd[MOST], highs[MOST], lows[MOST], rstds[MOST];
     const fn_moments m = {count, mean, comp, m2};
     const fn_tile none = {0};
-    const ptrdiff_t most = FN(rows_together)(n, FN(FORWARD_BYTES) / 2);
-    for (ptrdiff_t r = 0, k; r < rows; r += k) {
-        k = rows - r < most ? rows - r : most;
-        const fn_tile from = FN(from_row)(x, r);
-        FN(moments_rows)(from, none, k, x.step, 0, 1, n, p->centre, m);
-        if (FN(finalize)(k, m, p->eps, p->least, p->scale, high, low, rstd)) return r;
+    const ptrdiff_t per = p->per, most = FN(slices_together)(per, n, FN(FORWARD_BYTES) / 2);
+    for (ptrdiff_t s = 0, k; s < slices; s += k) {
+        k = slices - s < most ? slices - s : most;
+        const fn_tile from = FN(from_row)(x, s * per);
+        FN(moments_rows)(from, none, k, per * x.step, 0, per, n, p->centre, m);
+        if (FN(finalize)(k, m, p->eps, p->least, p->scale, high, low, rstd)) return s;
         if (p->mean)
-            for (ptrdiff_t i = 0; i < k; i++) ((A *)p->mean)[r + i] = (A)(mean[i] + comp[i]);
-        if (p->rstd) memcpy((A *)p->rstd + r, rstd, (size_t)k * sizeof(A));
-        const fn_affine q = {.mean = {high, 1, 0},
-                             .comp = {low, 1, 0},
-                             .rstd = {rstd, 1, 0},
-                             .weight = FN(param_from)(p->weight, r),
-                             .bias = FN(param_from)(p->bias, r)};
-        FN(apply)(from, FN(from_row)(y, r), k, n, &q);
+            for (ptrdiff_t i = 0; i < k; i++) ((A *)p->mean)[s + i] = (A)(mean[i] + comp[i]);
+        if (p->rstd) memcpy((A *)p->rstd + s, rstd, (size_t)k * sizeof(A));
+        const fn_affine q = {.mean = FN(by_row)(high, k, per, highs),
+                             .comp = FN(by_row)(low, k, per, lows),
+                             .rstd = FN(by_row)(rstd, k, per, rstds),
+                             .weight = FN(param_from)(p->weight, s * per),
+                             .bias = FN(param_from)(p->bias, s * per)};
+        FN(apply)(from, FN(from_row)(y, s * per), k * per, n, &q);
     }
-    return rows;
+    return slices;
 }
 
-static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_slices *p) {
-    enum { MOST = FN(MOST_SLICES) };
+/* From the sums of a slice's rows to its scalars; what goes to p->sums is of rows and not weighed. */
+INLINE void FN(scalars)(const fn_slices *p, ptrdiff_t n, ptrdiff_t first, fn_sums of_rows, A *shift, A *c1, A *c2) {
+    const double share = 1 / ((double)p->per * (double)n);
+    const int weighs = p->weight.a && !p->weight.along;
+    double g = 0, gx = 0, x = 0;
+    for (ptrdiff_t r = 0; r < p->per; r++) {
+        const double w = weighs ? (double)*FN(param_row)(p->weight, first + r) : 1;
+        g += w * of_rows.g[r];
+        gx += w * of_rows.gx[r];
+        x += of_rows.x[r];
+    }
+    const double s = p->centre ? x * share : 0, c = (gx - s * g) * share;
+    *shift = (A)s;
+    *c2 = (A)c;
+    *c1 = p->centre ? (A)(g * share - s * c) : 0; /* xhat - shift, folded: (g - c1) - xhat * c2 */
+    if (!p->sums.g) return;
+    for (ptrdiff_t r = 0; r < p->per; r++) {
+        p->sums.g[first + r] = of_rows.g[r];
+        p->sums.gx[first + r] = of_rows.gx[r] - s * of_rows.g[r];
+    }
+}
+
+static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t slices, ptrdiff_t n,
+                                  const fn_slices *p) {
+    enum { MOST = FN(MOST_ROWS) };
     double g[MOST], gx[MOST], sx[MOST], count[MOST], zero[MOST], comp[MOST], squares[MOST];
     A shift[MOST], c1[MOST], c2[MOST], high[MOST], low[MOST], fresh[MOST];
+    A means[MOST], rstds[MOST], shifts[MOST], c1s[MOST], c2s[MOST];
     const fn_moments m = {count, zero, comp, squares};
     const fn_tile none = {0};
-    const fn_param absent = {0}, weight = p->weight;
-    const int by_row = weight.a && !weight.along;
-    const double share = 1 / (double)n;
-    const ptrdiff_t most = FN(rows_together)(n, FN(BACKWARD_BYTES) / 3);
-    for (ptrdiff_t r = 0, k; r < rows; r += k) {
-        k = rows - r < most ? rows - r : most;
+    const fn_param absent = {0};
+    const ptrdiff_t per = p->per, most = FN(slices_together)(per, n, FN(BACKWARD_BYTES) / 3);
+    for (ptrdiff_t s = 0, k; s < slices; s += k) {
+        k = slices - s < most ? slices - s : most;
+        const ptrdiff_t r = s * per, rows = k * per;
         const fn_tile of_dy = FN(from_row)(dy, r), of_x = FN(from_row)(x, r), of_dx = FN(from_row)(dx, r);
-        const fn_param mean = FN(param_from)(p->mean, r);
-        const fn_param rstd = p->fresh ? (fn_param){fresh, 1, 0} : FN(param_from)(p->rstd, r);
         if (p->fresh) {
-            FN(moments_rows)(of_x, none, k, x.step, 0, 1, n, 0, m);
-            if (FN(finalize)(k, m, 0, p->least, 1, high, low, fresh)) return r;
+            FN(moments_rows)(of_x, none, k, per * x.step, 0, per, n, 0, m);
+            if (FN(finalize)(k, m, 0, p->least, 1, high, low, fresh)) return s;
         }
-        const fn_dots d = {.mean = mean, .rstd = rstd, .weight = by_row ? absent : weight};
-        FN(dots_rows)(of_dy, of_x, none, k, n, &d, (fn_sums){g, gx, sx});
-        for (ptrdiff_t i = 0; i < k; i++) {
-            const double w = by_row ? share * (double)*FN(param_row)(weight, r + i) : share;
-            const double s = p->centre ? sx[i] * share : 0, moved = gx[i] - s * g[i], c = w * moved;
-            shift[i] = (A)s;
-            c2[i] = (A)c;
-            c1[i] = p->centre ? (A)(w * g[i] - s * c) : 0; /* xhat - shift, folded: (g - c1) - xhat * c2 */
-            if (p->sums.g) p->sums.g[r + i] = g[i];
-            if (p->sums.g) p->sums.gx[r + i] = moved;
-        }
+        const fn_param mean = p->mean ? FN(by_row)((const A *)p->mean + s, k, per, means) : absent;
+        const fn_param rstd = FN(by_row)(p->fresh ? fresh : (const A *)p->rstd + s, k, per, rstds);
+        const fn_param weight = FN(param_from)(p->weight, r);
+        FN(dots_rows)(of_dy, of_x, none, rows, n,
+                      &(fn_dots){.mean = mean, .rstd = rstd, .weight = weight.along ? weight : absent},
+                      (fn_sums){g, gx, sx});
+        for (ptrdiff_t i = 0; i < k; i++)
+            FN(scalars)(p, n, r + i * per, (fn_sums){g + i * per, gx + i * per, sx + i * per}, shift + i, c1 + i,
+                        c2 + i);
         const fn_adjoint q = {.mean = mean,
                               .rstd = rstd,
-                              .c1 = p->centre ? (fn_param){c1, 1, 0} : absent,
-                              .c2 = {c2, 1, 0},
-                              .shift = {shift, 1, 0},
-                              .weight = FN(param_from)(weight, r)};
+                              .c1 = p->centre ? FN(by_row)(c1, k, per, c1s) : absent,
+                              .c2 = FN(by_row)(c2, k, per, c2s),
+                              .shift = FN(by_row)(shift, k, per, shifts),
+                              .weight = weight};
         if (p->work)
-            FN(combine_cols)(of_dy, of_x, of_dx, k, n, &q, p->work);
+            FN(combine_cols)(of_dy, of_x, of_dx, rows, n, &q, p->work);
         else
-            FN(combine)(of_dy, of_x, none, of_dx, k, n, &q);
+            FN(combine)(of_dy, of_x, none, of_dx, rows, n, &q);
     }
-    return rows;
+    return slices;
 }

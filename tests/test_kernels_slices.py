@@ -35,88 +35,91 @@ MANY = [
 
 
 def shapes(each=1):
-    """(rows, n, layout, mean of x in deviations)."""
-    yield from ((rows, n, layout, (0, 0.1, 3)[n % 3]) for rows, n, layout in cases(each=each))
-    yield from ((rows, n, next(cases())[2], mean) for rows, n, mean in MANY)
-
-
-def normalized(verbs, x, layout, centre, scale, weight, bias, eps=1e-5, least=-1.0):
-    """rows done, y, mean, rstd."""
-    inputs = place(layout, x)
-    y = Memory(x.shape, x.dtype, layout)
-    mean, rstd = (work_array(verbs, len(x)) for _ in range(2))
-    done = verbs.normalize_rows(
-        inputs[0].view,
-        y.view,
-        eps,
-        least,
-        centre,
-        scale,
-        mean.view,
-        rstd.view,
-        weight.argument,
-        bias.argument,
+    """(slices, rows of each, n, layout, mean of x in deviations)."""
+    for rows, n, layout in cases(each=each):
+        per = (1, 1, 2, 5)[n % 4]
+        yield rows, per, n, layout, (0, 0.1, 3)[n % 3]
+    yield from ((rows, 1, n, next(cases())[2], mean) for rows, n, mean in MANY)
+    yield from (
+        (slices, per, n, next(cases())[2], 0.1) for slices, per, n in ((40, 16, 49), (3, 64, 9), (150, 3, 1))
     )
+
+
+def normalized(verbs, x, per, layout, centre, scale, weight, bias):
+    """slices done, y, mean, rstd."""
+    inputs, slices = place(layout, x), len(x) // per
+    y = Memory(x.shape, x.dtype, layout)
+    mean, rstd = (work_array(verbs, slices) for _ in range(2))
+    done = verbs.normalize_rows(
+        inputs[0].view, y.view, per, 1e-5, -1.0, centre, scale, mean.view, rstd.view,
+        weight.argument, bias.argument,
+    )  # fmt: skip
     finish("normalize_rows", [*inputs, weight.memory, bias.memory], y, mean, rstd)
     return done, y.view, mean.view, rstd.view
 
 
-def step_by_step(verbs, x, centre, scale, weight, bias, eps=1e-5):
+def by_row(of_slices, per):
+    """An argument: each slice's value for all of its rows."""
+    return np.repeat(of_slices, per), 1, False
+
+
+def step_by_step(verbs, x, per, centre, scale, weight, bias):
     """The same by moments_rows, finalize and apply."""
-    moments = results(4, len(x))
-    verbs.moments_rows(Memory.holding(x[:, None]).view, None, centre, moments.view)
-    mean, comp, rstd = (work_array(verbs, len(x)) for _ in range(3))
-    verbs.finalize(moments.view, eps, -1.0, scale, mean.view, comp.view, rstd.view)
-    by_row = {name: (m.view, 1, False) for name, m in (("mean", mean), ("comp", comp), ("rstd", rstd))}
+    slices = len(x) // per
+    moments = results(4, slices)
+    tiles = Memory.holding(x.reshape(slices, per, -1))
+    verbs.moments_rows(tiles.view, None, centre, moments.view)
+    stats = [work_array(verbs, slices) for _ in range(3)]
+    verbs.finalize(moments.view, 1e-5, -1.0, scale, *views(stats))
+    mean, comp, rstd = (by_row(stat.view, per) for stat in stats)
     y = Memory(x.shape, x.dtype)
-    verbs.apply(Memory.holding(x).view, y.view, **by_row, weight=weight.argument, bias=bias.argument)
-    kept = (moments.view[1] + moments.view[2]).astype(mean.view.dtype)
-    return y.view, kept, rstd.view
+    verbs.apply(x, y.view, mean, comp, rstd, None, weight.argument, bias.argument)
+    return y.view, (moments.view[1] + moments.view[2]).astype(stats[0].view.dtype), stats[2].view
 
 
 def test_normalize_rows(tier, kind, rng):
     verbs = kind.verbs(tier)
-    for i, (rows, n, layout, mean) in enumerate(shapes()):
-        x = make_values(rng, (rows, n), kind, mean)
+    for i, (slices, per, n, layout, mean) in enumerate(shapes()):
+        x = make_values(rng, (slices * per, n), kind, mean)
         weight, bias = (Param(rng, WEIGHTS[k % 4], x.shape, kind, 1.0) for k in (i, i // 4))
         centre, scale = i % 5 > 0, i % 7 > 0
-        done, *actual = normalized(verbs, x, layout, centre, scale, weight, bias)
-        assert done == rows
-        expected = step_by_step(verbs, x, centre, scale, weight, bias)
+        done, *actual = normalized(verbs, x, per, layout, centre, scale, weight, bias)
+        assert done == slices
+        expected = step_by_step(verbs, x, per, centre, scale, weight, bias)
         for a, e, what in zip(actual, expected, ("y", "mean", "rstd"), strict=True):
-            assert_same_bits(a, e, f"{what} of {rows} x {n}")
+            assert_same_bits(a, e, f"{what} of {slices} x {per} x {n}")
 
 
 def test_normalize_rows_stops_before_what_is_beyond(tier, kind, rng):
     verbs, absent = kind.verbs(tier), Param(rng, "absent", (1, 1), kind)
-    for rows, n in ((1, 7), (9, 100), (100, 33), (6, 4096)):
-        for at in {0, rows // 2, rows - 1}:
-            x = make_values(rng, (rows, n), kind)
-            x[at, n // 2] = kind.narrow(np.nan)
-            done, y, mean, rstd = normalized(verbs, x, next(cases())[2], True, True, absent, absent)
+    for slices, per, n in ((1, 1, 7), (9, 1, 100), (100, 1, 33), (6, 1, 4096), (30, 5, 7)):
+        for at in {0, slices // 2, slices - 1}:
+            x = make_values(rng, (slices * per, n), kind)
+            x[at * per + per // 2, n // 2] = kind.narrow(np.nan)
+            done, *actual = normalized(verbs, x, per, next(cases())[2], True, True, absent, absent)
             assert done <= at
-            expected = step_by_step(verbs, x, True, True, absent, absent)
-            for a, e, what in zip((y, mean, rstd), expected, ("y", "mean", "rstd"), strict=True):
-                assert_same_bits(a[:done], e[:done], f"{what} before row {at} of {rows}")
-
-
-def statistics(rng, rows, mean, kind):
-    return {
-        "mean": Param.of((mean + 0.3 * rng.standard_normal((rows, 1))).astype(kind.compute)),
-        "rstd": Param.of((1 + 0.1 * rng.random((rows, 1))).astype(kind.compute)),
-    }
+            expected = step_by_step(verbs, x, per, True, True, absent, absent)
+            for a, e, what, rows in zip(actual, expected, ("y", "mean", "rstd"), (per, 1, 1), strict=True):
+                assert_same_bits(a[: done * rows], e[: done * rows], f"{what} before {at} of {slices}")
 
 
 def test_combine_cols(tier, kind, rng):
     verbs = kind.verbs(tier)
-    for i, (rows, n, layout, mean) in enumerate(shapes()):
+    for i, (rows, _, n, layout, mean) in enumerate(shapes()):
         if rows > 130:
             continue
         dy, x = make_values(rng, (rows, n), kind), make_values(rng, (rows, n), kind, mean)
-        params = statistics(rng, rows, mean, kind)
-        params |= {name: Param(rng, "by row", x.shape, kind, 0.0, 0.1) for name in ("c1", "c2")}
+        centred = i % 5 > 0
+        forms = {
+            name: "by row" if centred or name in ("rstd", "c2") else "absent"
+            for name in ("mean", "rstd", "c1", "c2")
+        }
+        params = {
+            name: Param(rng, form, x.shape, kind, mean * (name == "mean"), 0.3)
+            for name, form in forms.items()
+        }
         params["weight"] = Param(rng, ("absent", "one", "along")[i % 3], x.shape, kind, 1.0)
-        shift = Param.of((i % 2 * 1e-3 * rng.standard_normal((rows, 1))).astype(kind.compute))
+        shift = Param.of((i % 2 * centred * 1e-3 * rng.standard_normal((rows, 1))).astype(kind.compute))
         inputs, dx, work = place(layout, dy, x), Memory(x.shape, x.dtype, layout), work_array(verbs, 2 * n)
         before = rng.standard_normal((2, n)).astype(kind.compute)
         work.view[...] = before.ravel()
@@ -128,7 +131,7 @@ def test_combine_cols(tier, kind, rng):
         assert_same_bits(dx.view, alone.view, f"dx of {rows} x {n}")
 
         g = kind.widen(dy)
-        xhat = (kind.widen(x) - params["mean"].values) * params["rstd"].values - shift.values
+        xhat = (kind.widen(x) - params["mean"].or_(kind.compute(0))) * params["rstd"].values - shift.values
         terms = np.stack([g, g * xhat]).astype(WIDE)
         bound = (rows + 1) * kind.unit * (np.abs(terms).sum(axis=1) + np.abs(before))
         assert_within(work.view.reshape(2, n), before + terms.sum(axis=1), bound, f"sums of {rows} x {n}")
@@ -141,46 +144,59 @@ def test_combine_cols(tier, kind, rng):
         assert not work.view.any()
 
 
+def scalars_of(sums, weight, slices, per, n, centre):
+    """c1, c2 of each slice and the moved sums of its rows, in double as the kernel has them."""
+    g, gx, x = (np.nan_to_num(s.reshape(slices, per)) for s in sums)
+    w = np.ones((slices, per)) if weight is None else weight.astype(np.float64).reshape(slices, per)
+    share, total = 1 / (float(per) * float(n)), np.zeros((3, slices))
+    for r in range(per):  # in the kernel's order
+        total += [w[:, r] * g[:, r], w[:, r] * gx[:, r], x[:, r]]
+    shift = total[2] * share if centre else np.zeros(slices)
+    c2 = (total[1] - shift * total[0]) * share
+    c1 = total[0] * share - shift * c2 if centre else np.zeros(slices)
+    return c1, c2, (gx - shift[:, None] * g).ravel()
+
+
 def test_adjoint_rows(tier, kind, rng):
     verbs = kind.verbs(tier)
-    for i, (rows, n, layout, mean) in enumerate(shapes()):
-        dy, x = make_values(rng, (rows, n), kind), make_values(rng, (rows, n), kind, mean)
-        params = statistics(rng, rows, mean, kind)
-        centre = i % 5 > 0
-        if not centre:
-            params["mean"] = Param(rng, "absent", x.shape, kind)
-        weight = Param(rng, WEIGHTS[i % 4], x.shape, kind, 1.0)
-        with_sums = i % 2 == 0 and WEIGHTS[i % 4] != "by row"
+    for i, (slices, per, n, layout, mean) in enumerate(shapes()):
+        shape = rows, _ = slices * per, n
+        dy, x = make_values(rng, shape, kind), make_values(rng, shape, kind, mean)
+        centre, fresh = i % 5 > 0, i % 5 == 0 and i % 2 == 0
+        weight = Param(rng, WEIGHTS[i % 4], shape, kind, 1.0)
+        of_rows = np.broadcast_to(weight.values[:, :1], (rows, 1)) if i % 4 in (1, 2) else None
+        with_sums = i % 2 == 0 and WEIGHTS[i % 4] != "by row" and per == 1
         work = work_array(verbs, 2 * n)
         work.view[...] = 0
-        inputs, dx, sums = place(layout, dy, x), Memory(x.shape, x.dtype, layout), results(3, rows)
-        arguments = {name: param.argument for name, param in params.items()}
-        verbs.adjoint_rows(
-            *views(inputs), dx.view, centre, sums.view, **arguments, weight=weight.argument,
-            work=work.view if with_sums else None,
+        means = (mean + 0.3 * rng.standard_normal(slices)).astype(kind.compute) if centre else None
+        rstds = (1 + 0.1 * rng.random(slices)).astype(kind.compute)
+        inputs, dx, sums = place(layout, dy, x), Memory(shape, x.dtype, layout), results(3, rows)
+        done = verbs.adjoint_rows(
+            *views(inputs), dx.view, per, centre, sums.view, means, None if fresh else rstds,
+            weight.argument, work.view if with_sums else None,
         )  # fmt: skip
+        assert done == slices
         finish("adjoint_rows", inputs, dx, sums, work)
 
-        # sums, scalars, result, one after the other
-        by_row = weight.values is not None and not weight.argument[2]
-        alone = results(3, rows)
-        verbs.dots_rows(dy, x, None, alone.view, **arguments, weight=None if by_row else weight.argument)
-        g, gx, sum_x = alone.view
-        w = np.broadcast_to(weight.values[:, 0] if by_row else 1.0, rows).astype(np.float64) * (1 / n)
-        shift = sum_x * (1 / n) if centre else np.zeros(rows)
-        moved = gx - shift * g
-        c2 = w * moved
-        c1 = w * g - shift * c2 if centre else np.zeros(rows)
-        scalars = {
-            name: Param.of(c[:, None].astype(kind.compute)).argument for name, c in (("c1", c1), ("c2", c2))
-        }
-        expected = Memory(x.shape, x.dtype)
+        # the sums, the scalars, the result, one after the other
+        if fresh:
+            moments, stats = results(4, slices), [work_array(verbs, slices) for _ in range(3)]
+            verbs.moments_rows(x.reshape(slices, per, n), None, False, moments.view)
+            verbs.finalize(moments.view, 0.0, -1.0, True, *views(stats))
+            rstds = stats[2].view
+        arguments = {"mean": by_row(means, per) if centre else None, "rstd": by_row(rstds, per)}
+        alone, expected = results(3, rows), Memory(shape, x.dtype)
+        weighed = weight.argument if weight.argument and weight.argument[2] else None
+        verbs.dots_rows(dy, x, None, alone.view, **arguments, weight=weighed)
+        c1, c2, moved = scalars_of(alone.view, of_rows, slices, per, n, centre)
+        scalars = {"c1": by_row(c1.astype(kind.compute), per) if centre else None}
+        scalars["c2"] = by_row(c2.astype(kind.compute), per)
         verbs.combine(dy, x, None, expected.view, **arguments, **scalars, weight=weight.argument)
-        assert_same_bits(dx.view, expected.view, f"dx of {rows} x {n}")
-        assert_same_bits(sums.view[0], g, "g")
+        assert_same_bits(dx.view, expected.view, f"dx of {slices} x {per} x {n}")
+        assert_same_bits(sums.view[0], alone.view[0], "g")
         assert_same_bits(sums.view[1], moved, "gx")
         if with_sums:
+            g = kind.widen(dy).astype(WIDE)
             assert_within(
-                work.view[:n], kind.widen(dy).astype(WIDE).sum(axis=0),
-                rows * kind.unit * np.abs(kind.widen(dy)).sum(axis=0), "column sums",
-            )  # fmt: skip
+                work.view[:n], g.sum(axis=0), rows * kind.unit * np.abs(g).sum(axis=0), "column sums"
+            )
