@@ -320,8 +320,8 @@ cdef class Verbs:
         p.weight = param_of(weight, rows, n, compute)
         if work is not None:
             p.work = values(work, 2 * n, compute)
-        return self.verbs.adjoint_rows(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(dx, rows, n, size),
-                                       slices, n, &p)
+        return self.verbs.adjoint_rows(tile_of(dy, rows, n, size), tile_of(x, rows, n, size),
+                                       tile_of(dx, rows, n, size), slices, n, &p)
 
     def finalize(self, moments, double eps, double least, bint scale, mean, comp, rstd):
         cdef ptrdiff_t n = moments[0].size

@@ -5,37 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "job.h"
+#include "forward.h"
 #include "parallel.h"
 
 enum {
     STACK_BYTES = 8192,
     LOCAL_BYTES = 4 << 20, /* a unit larger than this is not in cache any more when its statistics are known */
 };
-
-typedef struct {
-    void *mean, *comp, *rstd, *prescale; /* in A, one per slot */
-    int prescaled;
-} slot_stats;
-
-/* What one worker, or with two phases one unit, keeps. */
-typedef struct {
-    fn_moments chunk; /* chunks * slots, merged into the first */
-    slot_stats stats;
-} unit_state;
-
-typedef struct {
-    fn_moments block, slice;
-    void *work, *weight, *bias, *x_tile, *y_tile, *mask_tile;
-} worker_state;
-
-typedef struct {
-    fn_job *job;
-    fn_cut cut;
-    int local;
-    unit_state *units;
-    worker_state *workers;
-} forward;
 
 /* ---- scratch ---------------------------------------------------------------------------------------------------- */
 
@@ -49,7 +25,7 @@ static fn_moments take_moments(fn_space *space, ptrdiff_t n) {
     return m;
 }
 
-static void layout(forward *f, int workers, fn_space *space) {
+static void layout(fn_forward_job *f, int workers, fn_space *space) {
     const fn_job *job = f->job;
     const fn_cut *cut = &f->cut;
     const ptrdiff_t states = f->local ? workers : cut->units;
@@ -57,7 +33,7 @@ static void layout(forward *f, int workers, fn_space *space) {
     f->units = fn_take(space, (size_t)states * sizeof *f->units);
     f->workers = fn_take(space, (size_t)workers * sizeof *f->workers);
     for (ptrdiff_t i = 0; i < states; i++) {
-        unit_state u = {0};
+        fn_unit_state u = {0};
         if (!job->given) u.chunk = take_moments(space, cut->many_rows ? cut->slots : cut->chunks * cut->slots);
         u.stats.mean = fn_take(space, slots);
         u.stats.comp = fn_take(space, slots);
@@ -66,7 +42,7 @@ static void layout(forward *f, int workers, fn_space *space) {
         if (space->base) f->units[i] = u;
     }
     for (int i = 0; i < workers; i++) {
-        worker_state w = {0};
+        fn_worker_state w = {0};
         if (!job->given && !cut->many_rows) {
             w.block = take_moments(space, cut->slots);
             if (job->plan.fold.len > 1) w.slice = take_moments(space, cut->slots);
@@ -85,7 +61,7 @@ static void layout(forward *f, int workers, fn_space *space) {
 
 /* ---- statistics ------------------------------------------------------------------------------------------------- */
 
-static void use_slice(const fn_job *job, slot_stats *stats, ptrdiff_t n, ptrdiff_t i, const fn_slice *s) {
+static void use_slice(const fn_job *job, fn_slot_stats *stats, ptrdiff_t n, ptrdiff_t i, const fn_slice *s) {
     if (s->prescale != 1 && !stats->prescaled) {
         for (ptrdiff_t j = 0; j < n; j++) fn_set(job, stats->prescale, j, 1);
         stats->prescaled = 1;
@@ -97,18 +73,10 @@ static void use_slice(const fn_job *job, slot_stats *stats, ptrdiff_t n, ptrdiff
     fn_set(job, stats->rstd, i, s->scaled_rstd);
 }
 
-/* the moments that are wanted, as moments_rows takes it */
-static int what(const fn_job *job) { return job->centre && !job->scale && !job->var64 ? FN_MEAN : job->centre; }
-
-/* below it squares may have underflowed */
-static double least_variance(const fn_job *job) {
-    return (job->scale || job->var64) && !(job->eps >= FN_NEGLIGIBLE_EPS) ? FN_LEAST_VARIANCE : -1;
-}
-
 /* Moments of n slices, i at offset + i * axis, to what apply needs and to the caller's arrays. */
-static void settle(const fn_job *job, const fn_axis *axis, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t n,
-                   fn_moments m, slot_stats *stats) {
-    const double least = least_variance(job);
+void fn_settle(const fn_job *job, const fn_axis *axis, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t n, fn_moments m,
+               fn_slot_stats *stats) {
+    const double least = fn_least_variance(job);
     const ptrdiff_t at = offset[FN_STAT], step = axis->stride[FN_STAT];
     stats->prescaled = 0;
     int beyond = job->verbs->finalize(n, m, job->eps, least, job->scale, stats->mean, stats->comp, stats->rstd);
@@ -147,8 +115,8 @@ static fn_slice far_scale(double mean, double rstd) {
     return s;
 }
 
-static void load_given(const fn_job *job, const fn_axis *axis, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t n,
-                       slot_stats *stats) {
+void fn_load_given(const fn_job *job, const fn_axis *axis, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t n,
+                   fn_slot_stats *stats) {
     stats->prescaled = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         const ptrdiff_t at = offset[FN_STAT] + i * axis->stride[FN_STAT];
@@ -166,8 +134,8 @@ static void load_given(const fn_job *job, const fn_axis *axis, const ptrdiff_t o
 
 /* ---- verbs on blocks -------------------------------------------------------------------------------------------- */
 
-static void apply_block(const forward *f, const fn_block *b, const slot_stats *stats, ptrdiff_t stat_step, int along,
-                        worker_state *w) {
+void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_stats *stats, ptrdiff_t stat_step,
+                    int along, fn_worker_state *w) {
     const fn_job *job = f->job;
     const fn_param absent = {0};
     const fn_affine p = {
@@ -184,110 +152,12 @@ static void apply_block(const forward *f, const fn_block *b, const slot_stats *s
     fn_tile_flush(job, &f->cut, y, b->offset, b->rows, b->width);
 }
 
-/* whether the verbs can do a block of many rows by themselves: nothing is wanted but y and statistics in A */
-static int can_be_whole(const fn_job *job) {
-    const fn_axis *axis = job->plan.nkept ? &job->plan.kept[job->plan.nkept - 1] : NULL;
-    if (!fn_rows_of_slice(job) || !job->data[FN_Y] || job->data[FN_MASK]) return 0;
-    if (job->given || job->mean64 || job->count64) return 0;
-    if ((job->mean || job->rstd) && axis && axis->stride[FN_STAT] != 1) return 0;
-    return fn_tile_adjacent(job, FN_X) && fn_tile_adjacent(job, FN_Y);
-}
-
-static char *stat_at(const fn_job *job, void *stats, const fn_block *b) {
-    return stats ? (char *)stats + b->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size : NULL;
-}
-
-/* steps between the rows that make the slices of a block */
-static const fn_axis *whole_axis(const forward *f) {
-    return f->job->per > 1 ? &f->job->plan.reduced[0] : fn_row_axis(f->job, &f->cut);
-}
-static fn_param by_row(const forward *f, int operand, const fn_block *b, void *columns) {
-    fn_param p = fn_param_at(f->job, &f->cut, operand, b->offset, b->width, columns);
-    p.step /= f->job->per; /* the next slice's stands so many rows ahead */
-    return p;
-}
-
-/* the block's slices as far as the fast path goes; returns how many */
-static ptrdiff_t whole_rows(const forward *f, const fn_block *b, worker_state *w) {
-    const fn_job *job = f->job;
-    const fn_axis *axis = whole_axis(f);
-    const fn_norm p = {
-        .per = job->per,
-        .centre = what(job),
-        .scale = job->scale,
-        .eps = job->eps,
-        .least = least_variance(job),
-        .weight = by_row(f, FN_WEIGHT, b, w->weight),
-        .bias = by_row(f, FN_BIAS, b, w->bias),
-        .mean = stat_at(job, job->mean, b),
-        .rstd = stat_at(job, job->rstd, b),
-    };
-    const fn_tile x = {job->data[FN_X] + b->offset[FN_X], axis->stride[FN_X]};
-    const fn_tile y = {job->data[FN_Y] + b->offset[FN_Y], axis->stride[FN_Y]};
-    return job->verbs->normalize_rows(x, y, b->rows, b->width, &p);
-}
-
-/* slices of several rows, one by one: those that the fast path left */
-static void few_rows(const forward *f, fn_block *b, unit_state *u, worker_state *w) {
-    const fn_job *job = f->job;
-    const fn_axis *axis = fn_row_axis(job, &f->cut), *rows = whole_axis(f);
-    const fn_param absent = {0};
-    for (; b->rows > 0; b->rows--) {
-        const fn_tile x = {job->data[FN_X] + b->offset[FN_X], rows->stride[FN_X]}, none = {0};
-        const fn_tile y = {job->data[FN_Y] + b->offset[FN_Y], rows->stride[FN_Y]};
-        job->verbs->moments_rows(x, none, 1, 0, 0, job->per, b->width, what(job), u->chunk);
-        settle(job, axis, b->offset, 1, u->chunk, &u->stats);
-        const fn_affine p = {
-            .mean = {u->stats.mean, 0, 0},
-            .comp = {u->stats.comp, 0, 0},
-            .rstd = {u->stats.rstd, 0, 0},
-            .prescale = u->stats.prescaled ? (fn_param){u->stats.prescale, 0, 0} : absent,
-            .weight = by_row(f, FN_WEIGHT, b, w->weight),
-            .bias = by_row(f, FN_BIAS, b, w->bias),
-        };
-        job->verbs->apply(x, y, job->per, b->width, &p);
-        for (int o = 0; o < FN_NOPERANDS; o++) b->offset[o] += axis->stride[o];
-    }
-}
-
-/* many short rows: each block's slices are its own */
-static void many_rows(void *context, ptrdiff_t chunk, int worker) {
-    forward *f = context;
-    const fn_job *job = f->job;
-    const fn_cut *cut = &f->cut;
-    const fn_axis *axis = fn_row_axis(job, cut);
-    worker_state *w = &f->workers[worker];
-    unit_state *u = &f->units[worker];
-    const fn_unit whole = fn_cut_unit(job, cut, 0);
-    ptrdiff_t last = (chunk + 1) * cut->chunk_blocks;
-    if (last > cut->blocks) last = cut->blocks;
-    for (ptrdiff_t i = chunk * cut->chunk_blocks; i < last; i++) {
-        fn_block b = fn_cut_block(job, cut, &whole, i);
-        const ptrdiff_t done = job->whole_rows ? whole_rows(f, &b, w) : 0;
-        if (done == b.rows) continue;
-        for (int o = 0; o < FN_NOPERANDS; o++) b.offset[o] += done * axis->stride[o];
-        b.rows -= done;
-        if (job->per > 1) {
-            few_rows(f, &b, u, w);
-            continue;
-        }
-        if (job->given) {
-            load_given(job, axis, b.offset, b.rows, &u->stats);
-        } else {
-            fn_tile x = fn_tile_in(job, cut, FN_X, b.offset, b.rows, b.width, w->x_tile);
-            fn_tile mask = fn_tile_in(job, cut, FN_MASK, b.offset, b.rows, b.width, w->mask_tile);
-            job->verbs->moments_rows(x, mask, b.rows, x.step, mask.step, 1, b.width, what(job), u->chunk);
-            settle(job, axis, b.offset, b.rows, u->chunk, &u->stats);
-        }
-        if (job->data[FN_Y]) apply_block(f, &b, &u->stats, 1, 0, w);
-    }
-}
-
-static unit_state *state_of(const forward *f, ptrdiff_t unit, int worker) {
+static fn_unit_state *state_of(const fn_forward_job *f, ptrdiff_t unit, int worker) {
     return &f->units[f->local ? worker : unit];
 }
 
-static void moments_of_chunk(const forward *f, const fn_unit *unit, ptrdiff_t chunk, unit_state *u, worker_state *w) {
+static void moments_of_chunk(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t chunk, fn_unit_state *u,
+                             fn_worker_state *w) {
     const fn_job *job = f->job;
     const fn_cut *cut = &f->cut;
     const fn_moments into = fn_moments_at(u->chunk, chunk * cut->slots);
@@ -300,9 +170,9 @@ static void moments_of_chunk(const forward *f, const fn_unit *unit, ptrdiff_t ch
         if (job->plan.cols)
             job->verbs->moments_cols(x, mask, b.rows, b.width, job->centre, w->work, out);
         else if (!mask.base && x.step == b.width * (ptrdiff_t)job->verbs->size) /* rows that adjoin are one */
-            job->verbs->moments_rows(x, mask, 1, 0, 0, 1, b.rows * b.width, what(job), out);
+            job->verbs->moments_rows(x, mask, 1, 0, 0, 1, b.rows * b.width, fn_wanted(job), out);
         else
-            job->verbs->moments_rows(x, mask, 1, 0, 0, b.rows, b.width, what(job), out);
+            job->verbs->moments_rows(x, mask, 1, 0, 0, b.rows, b.width, fn_wanted(job), out);
         if (i > first) job->verbs->merge(slots, into, out);
     }
 }
@@ -324,13 +194,13 @@ static void spread(const fn_job *job, void *a, ptrdiff_t slices, ptrdiff_t fold)
     }
 }
 
-static void settle_unit(const forward *f, const fn_unit *unit, unit_state *u, worker_state *w) {
+static void settle_unit(const fn_forward_job *f, const fn_unit *unit, fn_unit_state *u, fn_worker_state *w) {
     const fn_job *job = f->job;
     const fn_cut *cut = &f->cut;
     const fn_plan *plan = &job->plan;
     const ptrdiff_t slots = plan->cols ? unit->width : 1, fold = plan->fold.len;
     if (job->given) {
-        load_given(job, &plan->inner, unit->offset, unit->slices, &u->stats);
+        fn_load_given(job, &plan->inner, unit->offset, unit->slices, &u->stats);
     } else {
         for (ptrdiff_t c = 1; c < cut->chunks; c++)
             job->verbs->merge(slots, u->chunk, fn_moments_at(u->chunk, c * cut->slots));
@@ -343,7 +213,7 @@ static void settle_unit(const forward *f, const fn_unit *unit, unit_state *u, wo
                 job->verbs->merge(unit->slices, slices, w->block);
             }
         }
-        settle(job, &plan->inner, unit->offset, unit->slices, slices, &u->stats);
+        fn_settle(job, &plan->inner, unit->offset, unit->slices, slices, &u->stats);
     }
     if (fold > 1) {
         spread(job, u->stats.mean, unit->slices, fold);
@@ -353,21 +223,22 @@ static void settle_unit(const forward *f, const fn_unit *unit, unit_state *u, wo
     }
 }
 
-static void apply_chunk(const forward *f, const fn_unit *unit, ptrdiff_t chunk, const unit_state *u, worker_state *w) {
+static void apply_chunk(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t chunk, const fn_unit_state *u,
+                        fn_worker_state *w) {
     const fn_cut *cut = &f->cut;
     const ptrdiff_t first = chunk * cut->chunk_blocks;
     for (ptrdiff_t i = first; i < first + cut->chunk_blocks && i < cut->blocks; i++) {
         const fn_block b = fn_cut_block(f->job, cut, unit, i);
-        apply_block(f, &b, &u->stats, 0, f->job->plan.cols, w);
+        fn_apply_block(f, &b, &u->stats, 0, f->job->plan.cols, w);
     }
 }
 
 /* ---- tasks ------------------------------------------------------------------------------------------------------ */
 
 static void whole_unit(void *context, ptrdiff_t index, int worker) {
-    forward *f = context;
-    worker_state *w = &f->workers[worker];
-    unit_state *u = state_of(f, index, worker);
+    fn_forward_job *f = context;
+    fn_worker_state *w = &f->workers[worker];
+    fn_unit_state *u = state_of(f, index, worker);
     const fn_unit unit = fn_cut_unit(f->job, &f->cut, index);
     if (!f->job->given)
         for (ptrdiff_t c = 0; c < f->cut.chunks; c++) moments_of_chunk(f, &unit, c, u, w);
@@ -377,27 +248,27 @@ static void whole_unit(void *context, ptrdiff_t index, int worker) {
 }
 
 static void moments_task(void *context, ptrdiff_t task, int worker) {
-    forward *f = context;
+    fn_forward_job *f = context;
     const fn_unit unit = fn_cut_unit(f->job, &f->cut, task / f->cut.chunks);
     moments_of_chunk(f, &unit, task % f->cut.chunks, &f->units[task / f->cut.chunks], &f->workers[worker]);
 }
 
 static void settle_task(void *context, ptrdiff_t index, int worker) {
-    forward *f = context;
+    fn_forward_job *f = context;
     const fn_unit unit = fn_cut_unit(f->job, &f->cut, index);
     settle_unit(f, &unit, &f->units[index], &f->workers[worker]);
 }
 
 static void apply_task(void *context, ptrdiff_t task, int worker) {
-    forward *f = context;
+    fn_forward_job *f = context;
     const fn_unit unit = fn_cut_unit(f->job, &f->cut, task / f->cut.chunks);
     apply_chunk(f, &unit, task % f->cut.chunks, &f->units[task / f->cut.chunks], &f->workers[worker]);
 }
 
-static void run(forward *f, int workers) {
+static void run(fn_forward_job *f, int workers) {
     const fn_cut *cut = &f->cut;
     if (cut->many_rows) {
-        fn_parallel(workers, cut->chunks, many_rows, f);
+        fn_parallel(workers, cut->chunks, fn_many_rows, f);
     } else if (f->local) {
         fn_parallel(workers, cut->units, whole_unit, f);
     } else {
@@ -410,10 +281,10 @@ static void run(forward *f, int workers) {
 int fn_forward(fn_job *job) {
     void *packed_weight = NULL, *packed_bias = NULL;
     char stack[STACK_BYTES] __attribute__((aligned(64)));
-    forward f = {.job = job};
+    fn_forward_job f = {.job = job};
     int status = fn_param_pack(job, FN_WEIGHT, &packed_weight) | fn_param_pack(job, FN_BIAS, &packed_bias);
     if (status == FN_OK) {
-        job->whole_rows = can_be_whole(job);
+        job->whole_rows = fn_can_be_whole(job);
         job->per = job->whole_rows ? fn_rows_of_slice(job) : 1;
         f.cut = fn_cut_make(job);
         const ptrdiff_t bytes = job->plan.regions * job->plan.rows * job->plan.n * (ptrdiff_t)job->verbs->size;

@@ -1,0 +1,101 @@
+/* The forward of many slices of a row, or of a few: all of a block's at a time, where the verbs can do that by themselves. */
+#include "forward.h"
+
+/* whether the verbs can do a block of many rows by themselves: nothing is wanted but y and statistics in A */
+int fn_can_be_whole(const fn_job *job) {
+    const fn_axis *axis = job->plan.nkept ? &job->plan.kept[job->plan.nkept - 1] : NULL;
+    if (!fn_rows_of_slice(job) || !job->data[FN_Y] || job->data[FN_MASK]) return 0;
+    if (job->given || job->mean64 || job->count64) return 0;
+    if ((job->mean || job->rstd) && axis && axis->stride[FN_STAT] != 1) return 0;
+    return fn_tile_adjacent(job, FN_X) && fn_tile_adjacent(job, FN_Y);
+}
+
+static char *stat_at(const fn_job *job, void *stats, const fn_block *b) {
+    return stats ? (char *)stats + b->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size : NULL;
+}
+
+/* steps between the rows that make the slices of a block */
+static const fn_axis *whole_axis(const fn_forward_job *f) {
+    return f->job->per > 1 ? &f->job->plan.reduced[0] : fn_row_axis(f->job, &f->cut);
+}
+static fn_param by_row(const fn_forward_job *f, int operand, const fn_block *b, void *columns) {
+    fn_param p = fn_param_at(f->job, &f->cut, operand, b->offset, b->width, columns);
+    p.step /= f->job->per; /* the next slice's stands so many rows ahead */
+    return p;
+}
+
+/* the block's slices as far as the fast path goes; returns how many */
+static ptrdiff_t whole_rows(const fn_forward_job *f, const fn_block *b, fn_worker_state *w) {
+    const fn_job *job = f->job;
+    const fn_axis *axis = whole_axis(f);
+    const fn_norm p = {
+        .per = job->per,
+        .centre = fn_wanted(job),
+        .scale = job->scale,
+        .eps = job->eps,
+        .least = fn_least_variance(job),
+        .weight = by_row(f, FN_WEIGHT, b, w->weight),
+        .bias = by_row(f, FN_BIAS, b, w->bias),
+        .mean = stat_at(job, job->mean, b),
+        .rstd = stat_at(job, job->rstd, b),
+    };
+    const fn_tile x = {job->data[FN_X] + b->offset[FN_X], axis->stride[FN_X]};
+    const fn_tile y = {job->data[FN_Y] + b->offset[FN_Y], axis->stride[FN_Y]};
+    return job->verbs->normalize_rows(x, y, b->rows, b->width, &p);
+}
+
+/* slices of several rows, one by one: those that the fast path left */
+static void few_rows(const fn_forward_job *f, fn_block *b, fn_unit_state *u, fn_worker_state *w) {
+    const fn_job *job = f->job;
+    const fn_axis *axis = fn_row_axis(job, &f->cut), *rows = whole_axis(f);
+    const fn_param absent = {0};
+    for (; b->rows > 0; b->rows--) {
+        const fn_tile x = {job->data[FN_X] + b->offset[FN_X], rows->stride[FN_X]}, none = {0};
+        const fn_tile y = {job->data[FN_Y] + b->offset[FN_Y], rows->stride[FN_Y]};
+        job->verbs->moments_rows(x, none, 1, 0, 0, job->per, b->width, fn_wanted(job), u->chunk);
+        fn_settle(job, axis, b->offset, 1, u->chunk, &u->stats);
+        const fn_affine p = {
+            .mean = {u->stats.mean, 0, 0},
+            .comp = {u->stats.comp, 0, 0},
+            .rstd = {u->stats.rstd, 0, 0},
+            .prescale = u->stats.prescaled ? (fn_param){u->stats.prescale, 0, 0} : absent,
+            .weight = by_row(f, FN_WEIGHT, b, w->weight),
+            .bias = by_row(f, FN_BIAS, b, w->bias),
+        };
+        job->verbs->apply(x, y, job->per, b->width, &p);
+        for (int o = 0; o < FN_NOPERANDS; o++) b->offset[o] += axis->stride[o];
+    }
+}
+
+/* many short rows: each block's slices are its own */
+void fn_many_rows(void *context, ptrdiff_t chunk, int worker) {
+    fn_forward_job *f = context;
+    const fn_job *job = f->job;
+    const fn_cut *cut = &f->cut;
+    const fn_axis *axis = fn_row_axis(job, cut);
+    fn_worker_state *w = &f->workers[worker];
+    fn_unit_state *u = &f->units[worker];
+    const fn_unit whole = fn_cut_unit(job, cut, 0);
+    ptrdiff_t last = (chunk + 1) * cut->chunk_blocks;
+    if (last > cut->blocks) last = cut->blocks;
+    for (ptrdiff_t i = chunk * cut->chunk_blocks; i < last; i++) {
+        fn_block b = fn_cut_block(job, cut, &whole, i);
+        const ptrdiff_t done = job->whole_rows ? whole_rows(f, &b, w) : 0;
+        if (done == b.rows) continue;
+        for (int o = 0; o < FN_NOPERANDS; o++) b.offset[o] += done * axis->stride[o];
+        b.rows -= done;
+        if (job->per > 1) {
+            few_rows(f, &b, u, w);
+            continue;
+        }
+        if (job->given) {
+            fn_load_given(job, axis, b.offset, b.rows, &u->stats);
+        } else {
+            fn_tile x = fn_tile_in(job, cut, FN_X, b.offset, b.rows, b.width, w->x_tile);
+            fn_tile mask = fn_tile_in(job, cut, FN_MASK, b.offset, b.rows, b.width, w->mask_tile);
+            job->verbs->moments_rows(x, mask, b.rows, x.step, mask.step, 1, b.width, fn_wanted(job), u->chunk);
+            fn_settle(job, axis, b.offset, b.rows, u->chunk, &u->stats);
+        }
+        if (job->data[FN_Y]) fn_apply_block(f, &b, &u->stats, 1, 0, w);
+    }
+}
