@@ -39,7 +39,7 @@ void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inpu
 
 static fn_tile tile_row(fn_tile t, ptrdiff_t r) { return (fn_tile){t.base ? t.base + r * t.step : NULL, t.step}; }
 static fn_param param_row(fn_param p, ptrdiff_t r, ptrdiff_t size) {
-    return (fn_param){(const char *)p.a + r * p.step * size, p.step, p.along};
+    return (fn_param){p.a ? (const char *)p.a + r * p.step * size : NULL, p.step, p.along};
 }
 
 static double *part_of(double *sums, ptrdiff_t n, ptrdiff_t part) { return sums ? sums + part * n : NULL; }
@@ -58,6 +58,14 @@ static void add_dbias(const fn_backward_job *b, ptrdiff_t part, ptrdiff_t at, do
         b->dbias[part * b->job->ndbias + at] += value;
 }
 
+/* whether any of the block's means was corrected */
+static int any_shift(const fn_backward_job *b, const fn_block *k, const fn_unit_sums *u) {
+    const ptrdiff_t n = b->job->plan.cols ? k->width : b->cut.many_rows ? k->rows : 1;
+    int any = 0;
+    for (ptrdiff_t i = 0; i < n; i++) any |= fn_get(b->job, u->shift, i) != 0;
+    return any;
+}
+
 /* The block's share of the weight's gradient, of the bias's, or of both where their strides, `operand`'s, are the same */
 static void add_elements(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
                          const fn_worker_space *w, int operand, int dweight, int dbias, ptrdiff_t part) {
@@ -67,8 +75,9 @@ static void add_elements(const fn_backward_job *b, const fn_block *k, const fn_i
     const ptrdiff_t row_step = fn_row_axis(job, &b->cut)->stride[operand];
     const ptrdiff_t at = k->offset[operand];
     const fn_tile x = dweight ? in->x : (fn_tile){0};
-    const fn_dots p = {
-        .mean = fn_by_slot(b, u->mean), .rstd = fn_by_slot(b, u->rstd), .shift = fn_by_slot(b, u->shift)};
+    const fn_dots p = {.mean = fn_by_slot(b, u->mean),
+                       .rstd = fn_by_slot(b, u->rstd),
+                       .shift = any_shift(b, k, u) ? fn_by_slot(b, u->shift) : (fn_param){0}};
     if (!fn_along_row(job, operand)) {
         verbs->dots_rows(in->dy, x, in->mask, k->rows, k->width, &p, w->rows);
         for (ptrdiff_t r = 0; r < k->rows; r++) {

@@ -210,11 +210,38 @@ static void settle_rows(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t
     }
 }
 
+/* each column a slice whose elements all count and are not weighed; the parameters are others' matter */
+#define SETTLE(A)                                                                                                      \
+    do {                                                                                                               \
+        A *restrict shift = u->shift, *restrict c1 = u->c1, *restrict c2 = u->c2;                                      \
+        for (ptrdiff_t i = 0; i < n; i++) {                                                                            \
+            const double s = moved ? x[i] * share : 0, c = scale ? (gx[i] - s * g[i]) * share : 0;                     \
+            shift[i] = (A)s;                                                                                           \
+            c2[i] = (A)c;                                                                                              \
+            c1[i] = (A)((centre ? g[i] * share : 0) - s * c); /* as in fn_scalars_of */                                \
+        }                                                                                                              \
+    } while (0)
+static void settle_plain_cols(const fn_backward_job *b, ptrdiff_t n, fn_unit_sums *u) {
+    const fn_job *job = b->job;
+    const double *restrict g = u->chunk.g, *restrict gx = u->chunk.gx, *restrict x = u->chunk.x;
+    const double share = 1 / (double)job->plan.count;
+    const int centre = job->centre, scale = job->scale, moved = centre && b->has_x;
+    if (job->verbs->compute_size == sizeof(double))
+        SETTLE(double);
+    else
+        SETTLE(float);
+}
+#undef SETTLE
+
 static void settle_cols(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u) {
     const fn_job *job = b->job;
     const fn_plan *plan = &job->plan;
     const ptrdiff_t fold = plan->fold.len;
     const int by_column = !b->weighted && job->data[FN_WEIGHT];
+    if (fold == 1 && !by_column && !b->from_sums && !u->count && !job->given) {
+        settle_plain_cols(b, unit->width, u);
+        return;
+    }
     for (ptrdiff_t i = 0; i < unit->slices; i++) {
         double g = 0, gx = 0, x = 0, count = u->count ? 0 : (double)plan->count;
         for (ptrdiff_t c = i * fold; c < (i + 1) * fold; c++) {

@@ -190,6 +190,8 @@ static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
 #define DOTS_ROW(mask, ...) FN(dots_row)(g, v, mask, n, p, r, 1, __VA_ARGS__, out)
         if (!v)
             FN(dots_row)(g, NULL, m, n, p, r, 0, 0, 0, weight_along, 0, 0, out);
+        else if (along && !mask.base && !weight_along)
+            shifted ? DOTS_ROW(NULL, 1, 1, 0, 1, 0) : DOTS_ROW(NULL, 1, 1, 0, 0, 0);
         else if (along)
             DOTS_ROW(m, 1, 1, weight_along, shifted, 0);
         else if (mask.base || shifted)
