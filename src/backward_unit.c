@@ -218,7 +218,7 @@ static void settle_rows(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t
             const double s = moved ? x[i] * share : 0, c = scale ? (gx[i] - s * g[i]) * share : 0;                     \
             shift[i] = (A)s;                                                                                           \
             c2[i] = (A)c;                                                                                              \
-            c1[i] = (A)((centre ? g[i] * share : 0) - s * c); /* as in fn_scalars_of */                                \
+            c1[i] = (A)((centre ? g[i] * share : 0) - (scale ? s * c : 0)); /* as in fn_scalars_of */                  \
         }                                                                                                              \
     } while (0)
 static void settle_plain_cols(const fn_backward_job *b, ptrdiff_t n, fn_unit_sums *u) {

@@ -19,10 +19,6 @@
 #define NEAR 0.125 /* the same of a sample, from which 0 will do as the guess */
 #define FAR_COLS 0.5
 
-#undef SLIGHT
-/* Below so many deviations a mean's own rounding is at most half an ulp of a quarter: nothing is corrected for it. */
-#define SLIGHT 0.25
-
 #undef RUN
 #define RUN 16 /* what a virtual lane adds up before it is carried to the next sum: short runs round less */
 
@@ -118,7 +114,8 @@ INLINE const A *FN(param_row)(fn_param p, ptrdiff_t r) { return (const A *)p.a +
 INLINE vec FN(param_splat)(fn_param p, ptrdiff_t r, A neutral) {
     return SPLAT(p.a && !p.along ? *FN(param_row)(p, r) : neutral);
 }
-INLINE int FN(is_slight)(A deviations) { return (deviations < 0 ? -deviations : deviations) < (A)SLIGHT; }
+/* nothing is to be corrected for the rounding of a mean of 0 */
+INLINE int FN(is_slight)(A deviations) { return deviations == 0; }
 INLINE const uint8_t *FN(mask_row)(fn_tile mask, ptrdiff_t r) {
     return mask.base ? (const uint8_t *)mask.base + r * mask.step : NULL;
 }

@@ -109,8 +109,8 @@ typedef struct {
 
     /* per row, with xhat = (x - mean) * rstd and g = dy * weight:
      *     out.g = sum g; out.gx = sum g * (xhat - shift); out.x = sum xhat
-     * out.x is 0 where the mean is slight (less than a quarter of a deviation: its rounding is nothing to correct), and
-     * left alone where the mean varies along the row. Without x only out.g is written. */
+     * out.x is 0 where the mean is 0 (no rounding of it is to be corrected), and left alone where the mean varies along
+     * the row. Without x only out.g is written. */
     void (*dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, fn_sums out);
 
     /* the same down each column, added to `out`; out.x only where the mean varies along the row, that is by column.

@@ -63,7 +63,8 @@ INLINE A FN(sample)(const char *x, ptrdiff_t n) {
     A sum, squares;
     FN(trees)(s, q, &sum, &squares);
     const A mean = sum * share;
-    return mean * mean <= (A)NEAR * (squares * share) ? 0 : mean;
+    const int finite = squares - squares == 0; /* squares beyond the range say nothing, nor do those that are all 0 */
+    return finite && mean * mean < (A)NEAR * (squares * share) ? 0 : mean;
 }
 
 /* From the lanes of s = sum(x - m) and q = sum((x - m)^2) to one cell's moments. Returns whether m was so far off that the

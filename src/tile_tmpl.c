@@ -234,8 +234,8 @@ static void FN(carry_cols)(ptrdiff_t n, void *work, fn_sums out) {
 static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
                         void *rstd) {
     A *hi = mean, *lo = comp, *s = rstd;
-    const double tiny = sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100;       /* a mean below has no room for comp */
-    const double slight = (sizeof(A) == sizeof(double) ? 0x1p-54 : 0x1p-25) / 2; /* deviations: half an ulp of 1 / 4 */
+    const double tiny = sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100; /* a mean below has no room for comp */
+    const double slight = sizeof(A) == sizeof(double) ? 0x1p-55 : 0x1p-26; /* deviations: half an ulp of a quarter */
     int beyond = 0;
     for (ptrdiff_t i = 0; i < n; i++) {
         double var = in.m2[i] / in.count[i], r = scale ? 1 / sqrt(var + eps) : 1;
@@ -244,7 +244,7 @@ static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, in
         beyond |= in.mean[i] != 0 && fabs(in.mean[i]) < tiny && var < tiny;
         hi[i] = (A)in.mean[i];
         const double rest = (in.mean[i] - (double)hi[i]) + in.comp[i];
-        lo[i] = (A)(fabs(rest) * r < slight ? 0 : rest);
+        lo[i] = (A)(rest * rest < slight * slight * var ? 0 : rest);
         s[i] = (A)r;
     }
     return beyond;

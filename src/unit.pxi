@@ -7,11 +7,11 @@ cdef cnp.ndarray scaled_gain(object g, cnp.ndarray v, Layout layout, double *roo
     cdef int code = dtype_code(v), d
     cdef Py_ssize_t i, size
     cdef fn_floats floats
-    if is_plain(g) and cnp.PyArray_IS_C_CONTIGUOUS(<cnp.ndarray> g) and dtype_code(g) in (FN_F32, FN_F64):
+    if is_plain(g) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> g) and dtype_code(g) in (FN_F32, FN_F64):
         gain = g
     else:
         gain = checks.to_values(g, "g", np.float64)
-        gain = np.ascontiguousarray(gain).reshape((<object> gain).shape)  # a scalar has become an array of one there
+        gain = np.require(gain, requirements=["C", "A"])
     check_param(gain, "g", v, layout)
     size = cnp.PyArray_SIZE(gain)
     if size and not cnp.PyArray_SIZE(v):

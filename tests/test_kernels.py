@@ -194,10 +194,9 @@ def terms_of(dy, x, mask, params, kind):
     return terms if mask is None else np.where(mask, terms, 0)
 
 
-def is_slight(params, shape, kind):
-    """By row or column: whether the mean's own rounding is too small for a correction."""
-    mean, rstd = (params[name].or_(kind.compute(neutral)) for name, neutral in (("mean", 0), ("rstd", 1)))
-    return np.broadcast_to(np.abs(mean * rstd) < 0.25, shape)
+def is_centred(params, shape, kind):
+    """Whether the mean is 0, so that no rounding of it is to be corrected."""
+    return np.broadcast_to(params["mean"].or_(kind.compute(0)) == 0, shape)
 
 
 def make_params(rng, statistics, weight, shape, kind):
@@ -242,7 +241,7 @@ def test_dots(tier, columns, kind, rng):
             start = before if columns else np.where([[k in written] for k in range(3)], 0, before)
             terms = terms_of(dy, x, mask, params, kind)
             if 2 in written:
-                terms[2][is_slight(params, dy.shape, kind)] = 0
+                terms[2][is_centred(params, dy.shape, kind)] = 0
             check_dots(actual, start, terms, written, axis, steps, kind)
         else:
             expected = dots(baseline, columns, dy, x, mask, params, LAYOUTS[0], before)

@@ -133,7 +133,7 @@ def test_finalize(tier, kind, rng):
             assert_same_bits(hi, mean.astype(kind.compute), "mean")
             expected = 1 / np.sqrt(m2 / count + eps) if scale else np.ones(n)
             rest = (mean - hi) + comp
-            rest[np.abs(rest) * expected < kind.unit / 4] = 0  # half an ulp of a quarter
+            rest[rest**2 < (kind.unit / 4) ** 2 * (m2 / count)] = 0  # less than half an ulp of a quarter
             assert_same_bits(lo, rest.astype(kind.compute), "comp")
             assert_same_bits(rstd, expected.astype(kind.compute), "rstd")
 

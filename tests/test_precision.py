@@ -250,3 +250,21 @@ def test_evaluation_far_from_zero(mean, rng):
     more = {"running_mean": running_mean, "running_var": var, "training": False}
     expected = reference.batch_norm(x, **more)
     assert_close(fastnorm.batch_norm(x, **more), expected, "y", largest(expected, 0))
+
+
+@pytest.mark.parametrize("with_std", [True, False])
+@pytest.mark.parametrize("magnitude", [1e-3, 1e-20, 1e25])
+def test_the_mean_keeps_its_remainder_where_the_deviation_is_a_few_ulp(magnitude, with_std, rng):
+    # however small eps or a missing deviation make it look; squares may overflow or vanish meanwhile
+    x = (magnitude * (1 + 2.0**-23 * rng.integers(-8, 9, (4, 100)))).astype(np.float32)
+    y = fastnorm.normalize(x, -1, eps=1e-5, with_std=with_std)
+    wide = x.astype(np.longdouble)
+    expected = wide - wide.mean(axis=-1, keepdims=True)
+    if with_std:
+        expected /= np.sqrt((expected**2).mean(axis=-1, keepdims=True) + 1e-5)
+    assert_close(y, expected, "y", np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("f4", 1.2345e30), ("f4", 1.2345e-30), ("f8", 1.2345e200)])
+def test_constant_slices_without_a_deviation_are_exact(dtype, value):
+    assert not fastnorm.normalize(np.full((2, 100), value, dtype), -1, with_std=False).any()
