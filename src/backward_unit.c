@@ -30,20 +30,19 @@ static void scalars_of_block(const fn_backward_job *b, const fn_block *k, const 
 static void whole_rows(fn_backward_job *b, const fn_block *k, ptrdiff_t part, fn_unit_sums *u,
                        const fn_worker_space *w) {
     const fn_job *job = b->job;
-    const fn_axis *axis = job->per > 1 ? &job->plan.reduced[0] : fn_row_axis(job, &b->cut);
+    const fn_axis *axis = fn_whole_axis(job, &b->cut);
     const ptrdiff_t at = k->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size;
-    fn_slices p = {
+    const fn_slices p = {
         .per = job->per,
         .centre = job->centre,
         .fresh = job->fresh,
         .least = FN_LEAST_VARIANCE,
         .mean = job->mean ? (char *)job->mean + at : NULL,
         .rstd = (char *)job->rstd + at,
-        .weight = fn_param_at(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
+        .weight = fn_param_by_row(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
         .sums = b->from_sums ? u->chunk : (fn_sums){0},
         .work = job->column_sums ? w->work : NULL,
     };
-    p.weight.step /= job->per; /* the next slice's stands so many rows ahead */
     const fn_tile dy = {job->data[FN_DY] + k->offset[FN_DY], axis->stride[FN_DY]};
     const fn_tile x = {job->data[FN_X] + k->offset[FN_X], axis->stride[FN_X]};
     const fn_tile dx = {job->data[FN_Y] + k->offset[FN_Y], axis->stride[FN_Y]};

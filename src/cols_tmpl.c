@@ -112,10 +112,10 @@ static void FN(moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
     FN(close_columns)(n, centre, m, s, q, out);
 }
 
-/* One sweep of the backward's sums. `rows`, `has_x`, `along`, `slight` (no sums of xhat), `weight_along` (with one row
- * only), `shifted` and a NULL mask are constants wherever this is inlined. */
+/* One sweep of the backward's sums. `rows`, `has_x`, `along`, `weight_along` (with one row only), `shifted`
+ * and a NULL mask are constants wherever this is inlined. */
 INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_dots *p,
-                           int has_x, int along, int slight, int weight_along, int shifted, A *sg, A *sgx, A *sx) {
+                           int has_x, int along, int weight_along, int shifted, A *sg, A *sgx, A *sx) {
     const char *gs[FN(SWEEP)], *xs[FN(SWEEP)];
     vec mean[FN(SWEEP)], rstd[FN(SWEEP)], shift[FN(SWEEP)], weight[FN(SWEEP)];
     UNROLL for (int i = 0; i < rows; i++) {
@@ -144,21 +144,13 @@ INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, in
                 vec xhat = (FN(fetch)(xs[i], at, k, 0) - (along ? m : mean[i])) * (along ? s : rstd[i]);
                 xhat = FN(zero_outside)(inside, at, k, xhat);
                 tgx += g * (shifted ? FN(zero_outside)(inside, at, k, xhat - (along ? h : shift[i])) : xhat);
-                if (along && !slight) tx += xhat;
+                if (along) tx += xhat;
             }
         }
         FN(put_a)(sg, at, k, FN(fetch_a)(sg, at, k) + tg);
         if (has_x) FN(put_a)(sgx, at, k, FN(fetch_a)(sgx, at, k) + tgx);
-        if (has_x && along && !slight) FN(put_a)(sx, at, k, FN(fetch_a)(sx, at, k) + tx);
+        if (has_x && along) FN(put_a)(sx, at, k, FN(fetch_a)(sx, at, k) + tx);
     });
-}
-
-/* whether every column's mean is slight */
-INLINE int FN(all_slight)(const fn_dots *p, ptrdiff_t n) {
-    const A *mean = p->mean.a, *rstd = p->rstd.a;
-    A all = 1;
-    for (ptrdiff_t j = 0; j < n; j++) all = FN(is_slight)(mean[j] * rstd[j]) ? all : 0;
-    return all != 0;
 }
 
 #define SWEEP_TOGETHER(...)                                                                                            \
@@ -173,27 +165,25 @@ static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
     const fn_tile none = {0};
     const int has_x = x.base != NULL, along = has_x && p->mean.a && p->mean.along;
     const int weight_along = p->weight.a && p->weight.along, shifted = p->shift.a != NULL;
-    const int slight = along && FN(all_slight)(p, n), together = !mask.base && !weight_along && has_x;
+    const int together = !mask.base && !weight_along && has_x;
     A *sg = work, *sgx = sg + n, *sx = sgx + n;
     memset(work, 0, 3 * (size_t)n * sizeof(A));
     ptrdiff_t r = 0;
     if (!has_x) {
-        SWEEP_EACH(0, 0, 0, weight_along, 0);
+        SWEEP_EACH(0, 0, weight_along, 0);
     } else if (along) {
-        if (together && slight && !shifted) SWEEP_TOGETHER(1, 1, 0, 0);
-        if (together && !shifted) SWEEP_TOGETHER(1, 0, 0, 0);
-        if (together) SWEEP_TOGETHER(1, 0, 0, 1);
-        SWEEP_EACH(1, 1, 0, weight_along, shifted);
+        if (together && !shifted) SWEEP_TOGETHER(1, 0, 0);
+        if (together) SWEEP_TOGETHER(1, 0, 1);
+        SWEEP_EACH(1, 1, weight_along, shifted);
     } else {
-        if (together) SWEEP_TOGETHER(0, 0, 0, shifted);
-        SWEEP_EACH(1, 0, 0, weight_along, shifted);
+        if (together) SWEEP_TOGETHER(0, 0, shifted);
+        SWEEP_EACH(1, 0, weight_along, shifted);
     }
     for (ptrdiff_t j = 0; j < n; j++) out.g[j] += (double)sg[j];
     if (has_x)
         for (ptrdiff_t j = 0; j < n; j++) out.gx[j] += (double)sgx[j];
-    if (!along || slight) return;
     const A *mean = p->mean.a, *rstd = p->rstd.a;
-    for (ptrdiff_t j = 0; j < n; j++) out.x[j] += FN(is_slight)(mean[j] * rstd[j]) ? 0 : (double)sx[j];
+    for (ptrdiff_t j = 0; along && j < n; j++) out.x[j] += FN(is_slight)(mean[j] * rstd[j]) ? 0 : (double)sx[j];
 }
 #undef SWEEP_TOGETHER
 #undef SWEEP_EACH

@@ -14,28 +14,18 @@ static char *stat_at(const fn_job *job, void *stats, const fn_block *b) {
     return stats ? (char *)stats + b->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size : NULL;
 }
 
-/* steps between the rows that make the slices of a block */
-static const fn_axis *whole_axis(const fn_forward_job *f) {
-    return f->job->per > 1 ? &f->job->plan.reduced[0] : fn_row_axis(f->job, &f->cut);
-}
-static fn_param by_row(const fn_forward_job *f, int operand, const fn_block *b, void *columns) {
-    fn_param p = fn_param_at(f->job, &f->cut, operand, b->offset, b->width, columns);
-    p.step /= f->job->per; /* the next slice's stands so many rows ahead */
-    return p;
-}
-
 /* the block's slices as far as the fast path goes; returns how many */
 static ptrdiff_t whole_rows(const fn_forward_job *f, const fn_block *b, fn_worker_state *w) {
     const fn_job *job = f->job;
-    const fn_axis *axis = whole_axis(f);
+    const fn_axis *axis = fn_whole_axis(job, &f->cut);
     const fn_norm p = {
         .per = job->per,
         .centre = fn_wanted(job),
         .scale = job->scale,
         .eps = job->eps,
         .least = fn_least_variance(job),
-        .weight = by_row(f, FN_WEIGHT, b, w->weight),
-        .bias = by_row(f, FN_BIAS, b, w->bias),
+        .weight = fn_param_by_row(job, &f->cut, FN_WEIGHT, b->offset, b->width, w->weight),
+        .bias = fn_param_by_row(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),
         .mean = stat_at(job, job->mean, b),
         .rstd = stat_at(job, job->rstd, b),
     };
@@ -47,7 +37,7 @@ static ptrdiff_t whole_rows(const fn_forward_job *f, const fn_block *b, fn_worke
 /* slices of several rows, one by one: those that the fast path left */
 static void few_rows(const fn_forward_job *f, fn_block *b, fn_unit_state *u, fn_worker_state *w) {
     const fn_job *job = f->job;
-    const fn_axis *axis = fn_row_axis(job, &f->cut), *rows = whole_axis(f);
+    const fn_axis *axis = fn_row_axis(job, &f->cut), *rows = fn_whole_axis(job, &f->cut);
     const fn_param absent = {0};
     for (; b->rows > 0; b->rows--) {
         const fn_tile x = {job->data[FN_X] + b->offset[FN_X], rows->stride[FN_X]}, none = {0};
@@ -59,8 +49,8 @@ static void few_rows(const fn_forward_job *f, fn_block *b, fn_unit_state *u, fn_
             .comp = {u->stats.comp, 0, 0},
             .rstd = {u->stats.rstd, 0, 0},
             .prescale = u->stats.prescaled ? (fn_param){u->stats.prescale, 0, 0} : absent,
-            .weight = by_row(f, FN_WEIGHT, b, w->weight),
-            .bias = by_row(f, FN_BIAS, b, w->bias),
+            .weight = fn_param_by_row(job, &f->cut, FN_WEIGHT, b->offset, b->width, w->weight),
+            .bias = fn_param_by_row(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),
         };
         job->verbs->apply(x, y, job->per, b->width, &p);
         for (int o = 0; o < FN_NOPERANDS; o++) b->offset[o] += axis->stride[o];

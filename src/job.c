@@ -107,6 +107,10 @@ const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut) {
     return plan->nreduced ? &plan->reduced[plan->nreduced - 1] : &one;
 }
 
+const fn_axis *fn_whole_axis(const fn_job *job, const fn_cut *cut) {
+    return job->per > 1 ? &job->plan.reduced[0] : fn_row_axis(job, cut);
+}
+
 fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit) {
     const fn_plan *plan = &job->plan;
     fn_unit out = {.width = plan->n, .slices = 1};
@@ -259,4 +263,11 @@ fn_param fn_param_at(const fn_job *job, const fn_cut *cut, int operand, const pt
         copy_strided((char *)columns + i * size, fold * size, from + i * plan->fold.stride[operand],
                      plan->inner.stride[operand], width / fold, size);
     return (fn_param){columns, 0, 1};
+}
+
+fn_param fn_param_by_row(const fn_job *job, const fn_cut *cut, int operand, const ptrdiff_t offset[FN_NOPERANDS],
+                         ptrdiff_t width, void *columns) {
+    fn_param p = fn_param_at(job, cut, operand, offset, width, columns);
+    p.step /= job->per; /* the next slice's stands so many rows ahead */
+    return p;
 }

@@ -78,8 +78,9 @@ fn_cut fn_cut_make(const fn_job *job);
 fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit);
 fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block);
 
-/* the axis along which a block's rows follow each other */
+/* the axis along which a block's rows follow each other, and that of the rows of which its slices consist */
 const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut);
+const fn_axis *fn_whole_axis(const fn_job *job, const fn_cut *cut);
 
 /* ---- scratch ---------------------------------------------------------------------------------------------------- */
 
@@ -114,6 +115,9 @@ int fn_param_pack(fn_job *job, int operand, void **memory);
 /* Values of A as the verbs want them; where columns are folded, first spread out to `columns`, one value each. */
 fn_param fn_param_at(const fn_job *job, const fn_cut *cut, int operand, const ptrdiff_t offset[FN_NOPERANDS],
                      ptrdiff_t width, void *columns);
+/* the same by the rows of fn_whole_axis */
+fn_param fn_param_by_row(const fn_job *job, const fn_cut *cut, int operand, const ptrdiff_t offset[FN_NOPERANDS],
+                         ptrdiff_t width, void *columns);
 int fn_param_varies(const fn_job *job, int operand); /* along the row */
 
 static inline double fn_get(const fn_job *job, const void *a, ptrdiff_t i) {

@@ -141,7 +141,7 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
 }
 
 /* One row of the backward's sums. `has_x`, `along` (mean, rstd, shift vary along the row), `weight_along`, `shifted`,
- * `slight` (out.x is 0), `centred` (there is a mean) and a NULL mask are constants wherever this is inlined. */
+ * `centred` (there is a mean) and a NULL mask are constants wherever this is inlined. */
 INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptrdiff_t n, const fn_dots *p, ptrdiff_t r,
                          int has_x, int centred, int along, int weight_along, int shifted, int slight, fn_sums out) {
     vec sg[U] = {{0}}, sgx[U] = {{0}}, sx[U] = {{0}}, tg[U] = {{0}}, tgx[U] = {{0}}, tx[U] = {{0}};
@@ -169,7 +169,7 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
                 vec moved = xhat;
                 if (shifted) moved = FN(zero_outside)(mask, at, k, xhat - (along ? FN(fetch_a)(shift, at, k) : shift0));
                 tgx[u] += FN(inside_row)(k, g * moved);
-                if (!along && !slight) tx[u] += xhat;
+                if (!along && centred) tx[u] += xhat;
             }
         });
     A g, gx;
@@ -188,21 +188,19 @@ static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
         const uint8_t *m = FN(mask_row)(mask, r);
         const A deviations = p->mean.a && !along ? *FN(param_row)(p->mean, r) * *FN(param_row)(p->rstd, r) : 0;
         const int slight = FN(is_slight)(deviations);
-#define DOTS_ROW(mask, ...) FN(dots_row)(g, v, mask, n, p, r, 1, __VA_ARGS__, out)
+#define DOTS_ROW(mask, ...) FN(dots_row)(g, v, mask, n, p, r, 1, __VA_ARGS__, slight, out)
         if (!v)
-            FN(dots_row)(g, NULL, m, n, p, r, 0, 0, 0, weight_along, 0, 0, out);
+            FN(dots_row)(g, NULL, m, n, p, r, 0, 0, 0, weight_along, 0, slight, out);
         else if (along && !mask.base && !weight_along)
-            shifted ? DOTS_ROW(NULL, 1, 1, 0, 1, 0) : DOTS_ROW(NULL, 1, 1, 0, 0, 0);
+            shifted ? DOTS_ROW(NULL, 1, 1, 0, 1) : DOTS_ROW(NULL, 1, 1, 0, 0);
         else if (along)
-            DOTS_ROW(m, 1, 1, weight_along, shifted, 0);
+            DOTS_ROW(m, 1, 1, weight_along, shifted);
         else if (mask.base || shifted)
-            DOTS_ROW(m, 1, 0, weight_along, shifted, slight);
+            DOTS_ROW(m, 1, 0, weight_along, shifted);
         else if (!p->mean.a)
-            weight_along ? DOTS_ROW(NULL, 0, 0, 1, 0, 1) : DOTS_ROW(NULL, 0, 0, 0, 0, 1);
-        else if (slight)
-            weight_along ? DOTS_ROW(NULL, 1, 0, 1, 0, 1) : DOTS_ROW(NULL, 1, 0, 0, 0, 1);
+            weight_along ? DOTS_ROW(NULL, 0, 0, 1, 0) : DOTS_ROW(NULL, 0, 0, 0, 0);
         else
-            weight_along ? DOTS_ROW(NULL, 1, 0, 1, 0, 0) : DOTS_ROW(NULL, 1, 0, 0, 0, 0);
+            weight_along ? DOTS_ROW(NULL, 1, 0, 1, 0) : DOTS_ROW(NULL, 1, 0, 0, 0);
 #undef DOTS_ROW
     }
 }

@@ -97,8 +97,8 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
 #undef APPLY_TOGETHER
 #undef APPLY_EACH
 
-/* `rows`, `has_x`, `centred` (there are mean and c1), `along` (mean, rstd, c1, c2), `weight_along` and a NULL mask are constants wherever this is
- * inlined; a weight that varies along the row must not vary between these rows. */
+/* `rows`, `has_x`, `centred` (there are mean and c1), `along` (mean, rstd, c1, c2), `weight_along` and a NULL mask are
+ * constants wherever this is inlined; a weight that varies along the row must not vary between these rows. */
 INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
                              const fn_adjoint *p, int has_x, int centred, int along, int weight_along) {
     const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
