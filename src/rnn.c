@@ -12,7 +12,11 @@ enum { MEAN_X, RSTD_X, MEAN_X2, RSTD_X2, MEAN_H, RSTD_H, MEAN_H2, RSTD_H2, MEAN_
 #define JOIN(a, b) JOIN_(a, b)
 #define STRING_(a) #a
 #define STRING(a) STRING_(a)
+#ifdef FN_FMA_CALLS
+#define UNROLL _Pragma("GCC unroll 1")
+#else
 #define UNROLL _Pragma("GCC unroll 8")
+#endif
 
 #define FN(name) JOIN(name, KIND)
 #define LOAD JOIN(load, KIND)

@@ -110,6 +110,30 @@ def test_same_bits_on_every_tier_and_any_number_of_threads(cell, norm, dtype, rn
         assert_same(other, results[0])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_same_bits_of_products_over_the_whole_range(dtype, rng):
+    """Denormal, rounded and overflowing products, infinities: tiers that fuse by hand round alike."""
+    net, arrays = make(RNN, None, (1, 16, 3, 64), dtype, rng)
+    most = np.finfo(dtype).maxexp
+    for array in (net.params["weight_ih"], arrays[0], arrays[1]):
+        array *= np.exp2(rng.integers(-most, most, array.shape)).astype(dtype)
+    arrays[0][0, 3], arrays[0][0, 4] = np.inf, 0.0
+    arrays[1][0, 5, :8] = -np.inf
+    # A float32 sum a little below the middle between two floats, which is that middle in double.
+    net.params["weight_ih"][:, 1:] = 2.0**-20, (2**15 - 1) * 2.0**-74
+    arrays[0][0, 6] = 0.0, 1 + 2.0**-23, 2**15 + 1
+    net.params["bias_ih"][:] = net.params["bias_hh"][:] = arrays[2][6] = 0
+    before, results = _norm.isa(), []
+    try:
+        for tier in TIERS:
+            _norm.set_isa(tier)
+            results.append(run(rnn_engine, net, arrays))
+    finally:
+        _norm.set_isa(before)
+    for other in results[1:]:
+        assert_same(other, results[0])
+
+
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.__name__)
 @pytest.mark.parametrize("norm", NORMS)
 def test_recomputing_changes_no_bit(cell, norm, rng):
