@@ -6,7 +6,7 @@ cimport numpy as cnp
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
 from libc.float cimport FLT_MAX
-from libc.math cimport isfinite, sqrt
+from libc.math cimport INFINITY, isfinite, signbit, sqrt
 from libc.string cimport memcmp, memset
 
 from _job cimport *
@@ -225,10 +225,12 @@ def moments(x, Family family, axis, correction, bint keepdims, where):
         floats = fn_floats_enter()
         for i in range(size):
             value, count = job.var64[i], job.count64[i]
-            if off != 0:
-                value = value * (count / (count - off)) if count > off else value * count / 0.0
+            if off != 0 and count > off:
+                value = value * (count / (count - off))
+            elif off != 0:
+                value = value / 0.0 if value != 0 or not signbit(value) else INFINITY
             put(cnp.PyArray_DATA(mean), i, job.mean64[i], code)
-            put(cnp.PyArray_DATA(var), i, value, code)
+            put(cnp.PyArray_DATA(var), i, value + 0.0, code)  # -0.0 says that it is above 0, but too small
         fn_floats_leave(floats)
     if ndim == 0:
         return new_tuple(Moments, ((<object> mean)[()], (<object> var)[()]))

@@ -71,7 +71,7 @@ cdef extern from "norm.h":
                         const fn_adjoint *p) noexcept
         void (*combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
                              void *work) noexcept
-        void (*carry_cols)(ptrdiff_t n, void *work, fn_sums out) noexcept
+        int (*carry_cols)(ptrdiff_t n, void *work, fn_sums out) noexcept
         ptrdiff_t (*normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrdiff_t n, const fn_norm *p) noexcept
         ptrdiff_t (*adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t slices, ptrdiff_t n,
                                   const fn_slices *p) noexcept

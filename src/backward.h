@@ -53,8 +53,8 @@ fn_param fn_by_slot(const fn_backward_job *b, const void *a);
 void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
                       const fn_worker_space *w);
 
-/* brings the column sums of the blocks since the last time to the part's accumulators */
-void fn_carry_columns(const fn_backward_job *b, const fn_worker_space *w, ptrdiff_t part);
+/* the part's accumulators of what many rows add up column by column */
+fn_sums fn_column_sums(const fn_backward_job *b, const fn_worker_space *w, ptrdiff_t part);
 
 /* parameter gradients "from elements": adds the block's share to the part's accumulators */
 void fn_elements_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,

@@ -129,12 +129,12 @@ void fn_elements_block(const fn_backward_job *b, const fn_block *k, const fn_inp
     if (job->dbias) add_elements(b, k, in, u, w, FN_DBIAS, 0, 1, part);
 }
 
-void fn_carry_columns(const fn_backward_job *b, const fn_worker_space *w, ptrdiff_t part) {
+fn_sums fn_column_sums(const fn_backward_job *b, const fn_worker_space *w, ptrdiff_t part) {
     const fn_job *job = b->job;
     fn_sums into = w->columns; /* what the caller does not want */
     if (b->dweight) into.gx = part_of(b->dweight, job->ndweight, part) + job->plan.offset[FN_DWEIGHT];
     if (b->dbias) into.g = part_of(b->dbias, job->ndbias, part) + job->plan.offset[FN_DBIAS];
-    job->verbs->carry_cols(job->plan.n, w->work, into);
+    return into;
 }
 
 /* the weight of row r where the verbs did not weigh its elements */

@@ -26,13 +26,11 @@ static void scalars_of_block(const fn_backward_job *b, const fn_block *k, const 
     }
 }
 
-/* the block's rows, all that is done to them; what the sums of columns leave in w->work is the caller's to carry */
-static void whole_rows(fn_backward_job *b, const fn_block *k, ptrdiff_t part, fn_unit_sums *u,
-                       const fn_worker_space *w) {
+static fn_slices slices_of_block(const fn_backward_job *b, const fn_block *k, fn_unit_sums *u,
+                                 const fn_worker_space *w) {
     const fn_job *job = b->job;
-    const fn_axis *axis = fn_whole_axis(job, &b->cut);
     const ptrdiff_t at = k->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size;
-    const fn_slices p = {
+    return (fn_slices){
         .per = job->per,
         .centre = job->centre,
         .fresh = job->fresh,
@@ -43,14 +41,39 @@ static void whole_rows(fn_backward_job *b, const fn_block *k, ptrdiff_t part, fn
         .sums = b->from_sums ? u->chunk : (fn_sums){0},
         .work = job->column_sums ? w->work : NULL,
     };
-    const fn_tile dy = {job->data[FN_DY] + k->offset[FN_DY], axis->stride[FN_DY]};
-    const fn_tile x = {job->data[FN_X] + k->offset[FN_X], axis->stride[FN_X]};
-    const fn_tile dx = {job->data[FN_Y] + k->offset[FN_Y], axis->stride[FN_Y]};
-    if (job->verbs->adjoint_rows(dy, x, dx, k->rows, k->width, &p) < k->rows)
+}
+
+static fn_tile rows_at(const fn_backward_job *b, const fn_block *k, int operand) {
+    return (fn_tile){b->job->data[operand] + k->offset[operand], fn_whole_axis(b->job, &b->cut)->stride[operand]};
+}
+
+/* the block's rows, all that is done to them; what the sums of columns leave in w->work is the caller's to carry */
+static void whole_rows(fn_backward_job *b, const fn_block *k, ptrdiff_t part, fn_unit_sums *u,
+                       const fn_worker_space *w) {
+    const fn_job *job = b->job;
+    const fn_axis *axis = fn_whole_axis(job, &b->cut);
+    const fn_slices p = slices_of_block(b, k, u, w);
+    const fn_tile dx = rows_at(b, k, FN_Y);
+    if (job->verbs->adjoint_rows(rows_at(b, k, FN_DY), rows_at(b, k, FN_X), dx, k->rows, k->width, &p) < k->rows)
         __atomic_store_n(&b->beyond, 1, __ATOMIC_RELAXED);
     for (ptrdiff_t r = 0; b->from_sums && r < k->rows * job->per; r++)
         fn_add_params(b, part, k->offset[FN_DWEIGHT] + r * axis->stride[FN_DWEIGHT],
                       k->offset[FN_DBIAS] + r * axis->stride[FN_DBIAS], u->chunk.g[r], u->chunk.gx[r]);
+}
+
+/* brings the column sums of these blocks from w->work to the part's accumulators */
+static void carry_columns(const fn_backward_job *b, ptrdiff_t first, ptrdiff_t last, ptrdiff_t part, fn_unit_sums *u,
+                          const fn_worker_space *w) {
+    const fn_job *job = b->job;
+    const fn_unit all = fn_cut_unit(job, &b->cut, 0);
+    const fn_sums into = fn_column_sums(b, w, part);
+    if (!job->verbs->carry_cols(job->plan.n, w->work, into)) return;
+    for (ptrdiff_t i = first; i <= last; i++) {
+        const fn_block k = fn_cut_block(job, &b->cut, &all, i);
+        const fn_slices p = slices_of_block(b, &k, u, w);
+        job->verbs->resum_cols(rows_at(b, &k, FN_DY), rows_at(b, &k, FN_X), k.rows, k.width, &p, into);
+    }
+    memset(w->work, 0, (size_t)(2 * job->plan.n) * job->verbs->compute_size);
 }
 
 static void tile_of_rows(const fn_backward_job *b, const fn_block *k, ptrdiff_t part, fn_unit_sums *u,
@@ -75,7 +98,7 @@ void fn_many_rows_chunk(fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_
     const fn_unit all = fn_cut_unit(job, cut, 0);
     const ptrdiff_t first = chunk * cut->chunk_blocks;
     const ptrdiff_t last = first + cut->chunk_blocks < cut->blocks ? first + cut->chunk_blocks : cut->blocks;
-    ptrdiff_t summed = 0;
+    ptrdiff_t summed = 0, since = first;
     if (job->column_sums) memset(w->work, 0, (size_t)(2 * job->plan.n) * job->verbs->compute_size);
     for (ptrdiff_t i = first; i < last; i++) {
         const fn_block k = fn_cut_block(job, cut, &all, i);
@@ -86,8 +109,9 @@ void fn_many_rows_chunk(fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_
         whole_rows(b, &k, part, u, w);
         summed += k.rows;
         if (!job->column_sums || (summed + k.rows <= MOST_SUMMED && i + 1 < last)) continue;
-        fn_carry_columns(b, w, part);
+        carry_columns(b, since, i, part, u, w);
         summed = 0;
+        since = i + 1;
     }
 }
 

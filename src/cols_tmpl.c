@@ -179,9 +179,8 @@ static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
         if (together) SWEEP_TOGETHER(0, 0, shifted);
         SWEEP_EACH(1, 0, weight_along, shifted);
     }
-    for (ptrdiff_t j = 0; j < n; j++) out.g[j] += (double)sg[j];
-    if (has_x)
-        for (ptrdiff_t j = 0; j < n; j++) out.gx[j] += (double)sgx[j];
+    FN(add_cols)(dy, none, mask, rows, n, p, sg, out.g);
+    if (has_x) FN(add_cols)(dy, x, mask, rows, n, p, sgx, out.gx);
     const A *mean = p->mean.a, *rstd = p->rstd.a;
     for (ptrdiff_t j = 0; along && j < n; j++) out.x[j] += FN(is_slight)(mean[j] * rstd[j]) ? 0 : (double)sx[j];
 }

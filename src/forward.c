@@ -108,8 +108,7 @@ void fn_settle(const fn_job *job, const fn_axis *axis, const ptrdiff_t offset[FN
 
 /* A given rstd beyond A's largest number: the data come nearer by a power of two, as far as the mean can follow. */
 static fn_slice far_scale(double mean, double rstd) {
-    const int wanted = ilogb(rstd) - 126, most = mean == 0 ? 126 : isfinite(mean) ? 125 - ilogb(mean) : 0;
-    const int p = most < 0 ? 0 : wanted < most ? wanted : most;
+    const int p = fn_far_power(mean, rstd);
     fn_slice s = {.prescale = ldexp(1, p), .scaled_mean = ldexp(mean, p), .scaled_rstd = ldexp(rstd, -p)};
     if (s.scaled_rstd > FLT_MAX) s.scaled_rstd = FLT_MAX;
     return s;

@@ -26,7 +26,7 @@ typedef struct {
     double eps;
     void *mean, *rstd;      /* statistics in A, read where given and in the backward, else written; may be NULL */
     const double *far_rstd; /* given: rstd in double, where A is too narrow for some; else NULL */
-    double *mean64, *var64; /* forward: the same in double, biased variance; may be NULL */
+    double *mean64, *var64; /* forward: the same in double, biased variance (fn_slice); may be NULL */
     double *count64;        /* forward: how many elements entered; may be NULL */
     void *dweight, *dbias;  /* backward: results in A; NULL: not wanted */
     ptrdiff_t ndweight, ndbias;
@@ -137,13 +137,16 @@ static inline fn_sums fn_sums_at(fn_sums s, ptrdiff_t i) { return (fn_sums){s.g 
 /* ---- slices beyond the fast path -------------------------------------------------------------------------------- */
 
 typedef struct {
-    double mean, comp, var, rstd;
-    double prescale; /* a power of two; times it, or for rstd over it, where the plain ones lose digits: */
+    double mean, comp, var, rstd; /* var is -0.0 where one above 0 is too small for a double */
+    double prescale;              /* a power of two; times it, or for rstd over it, where the plain ones lose digits: */
     double scaled_mean, scaled_comp, scaled_rstd;
 } fn_slice;
 
 /* The statistics of one slice by scaled scalar arithmetic: for squares beyond the floating range either way, and for
  * NaN and infinity. `offset` is the slice's first element. */
 fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]);
+
+/* for an rstd beyond float's largest number: the power of two by which the data come nearer, as far as the mean can follow */
+int fn_far_power(double mean, double rstd);
 
 #endif

@@ -123,10 +123,13 @@ typedef struct {
     void (*combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p);
 
     /* The same, and down each column, with xhat as above, added to work[0..n): dy, to work[n..2n): dy * (xhat - shift),
-     * until carry_cols adds them to `out` and clears them. For columns that share a parameter. */
+     * until carry_cols adds them to `out` and clears them. For columns that share a parameter.
+     * carry_cols returns 1 if some are not finite: those it leaves away, and clears nothing. Then resum_cols adds them,
+     * from all the slices that they are of, in a wider type; work must be cleared after that. */
     void (*combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
                          void *work);
-    void (*carry_cols)(ptrdiff_t n, void *work, fn_sums out);
+    int (*carry_cols)(ptrdiff_t n, void *work, fn_sums out);
+    void (*resum_cols)(fn_tile dy, fn_tile x, ptrdiff_t slices, ptrdiff_t n, const fn_slices *p, fn_sums out);
 
     /* dx of such slices: dots_rows, their scalars, and combine or combine_cols of tile after tile. Returns how many are
      * done: fewer where statistics that are taken here are beyond the fast path. */

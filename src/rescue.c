@@ -73,6 +73,11 @@ static fn_slice not_finite(const fn_job *job, double sum, int has_nan) {
     return s;
 }
 
+int fn_far_power(double mean, double rstd) {
+    const int wanted = ilogb(rstd) - 126, most = mean == 0 ? 126 : isfinite(mean) ? 125 - ilogb(mean) : 0;
+    return most < 0 ? 0 : wanted < most ? wanted : most;
+}
+
 fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
     double largest = 0, unusual = 0, count = 0, c = 0;
     int has_nan = 0, has_inf = 0;
@@ -108,6 +113,7 @@ fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
     if (var < 0) var = 0;
     fn_slice out = {.mean = ldexp(mean, e), .comp = ldexp(rest - (mean - m), e), .prescale = 1};
     out.var = ldexp(var, 2 * e);
+    if (var > 0 && out.var == 0) out.var = -0.0;
 
     /* 1 / sqrt(var * 4^e + eps) = root * 2^-k */
     double root;
@@ -134,8 +140,15 @@ fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
         out.scaled_mean = ldexp(mean, e + p);
         out.scaled_comp = ldexp(rest - (mean - m), e + p);
     }
-    /* a constant slice: x - mean is 0, and any finite factor leaves it so */
+    /* a constant slice: x - mean is 0, and any finite factor leaves it so; what the mask leaves out may differ */
     const double top = job->verbs->compute_size == sizeof(float) ? FLT_MAX : DBL_MAX;
-    if (var == 0 && job->eps > 0 && out.scaled_rstd > top) out.scaled_rstd = top;
+    if (var == 0 && job->eps > 0 && out.scaled_rstd > top) {
+        const int p = fn_far_power(out.mean, out.rstd);
+        out.prescale = ldexp(1, p);
+        out.scaled_mean = ldexp(out.mean, p);
+        out.scaled_comp = ldexp(out.comp, p);
+        out.scaled_rstd = ldexp(out.rstd, -p);
+        if (out.scaled_rstd > top) out.scaled_rstd = top;
+    }
     return out;
 }

@@ -202,5 +202,6 @@ static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
         else
             weight_along ? DOTS_ROW(NULL, 1, 0, 1, 0) : DOTS_ROW(NULL, 1, 0, 0, 0);
 #undef DOTS_ROW
+        if (out.g[r] - out.g[r] != 0 || (v && out.gx[r] - out.gx[r] != 0)) FN(resum_row)(dy, x, mask, r, n, p, out);
     }
 }

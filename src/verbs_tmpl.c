@@ -4,6 +4,7 @@
 #endif
 
 #include "lanes.h"
+#include "resum_tmpl.c"
 #include "rows_tmpl.c"
 #include "cols_tmpl.c"
 #include "tile_tmpl.c"
@@ -28,6 +29,7 @@ static const fn_verbs verbs = {
     .combine = FN(combine),
     .combine_cols = FN(combine_cols),
     .carry_cols = FN(carry_cols),
+    .resum_cols = FN(resum_cols),
     .adjoint_rows = FN(adjoint_rows),
     .finalize = FN(finalize),
     .merge = merge,

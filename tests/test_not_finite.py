@@ -115,6 +115,17 @@ def test_too_large_a_correction_gives_what_numpy_gives(correction, recwarn):
     assert not recwarn
 
 
+def test_a_variance_below_all_numbers_is_still_more_than_none():
+    x = np.array([[1e-200, 3e-200], [1e-200, 1e-200]])
+    mean, var = fastnorm.moments(x, 1, correction=2)
+    np.testing.assert_array_equal(mean, x.mean(1))
+    np.testing.assert_array_equal(var, [np.inf, np.nan])
+    for correction in (0, 1):
+        var = fastnorm.moments(x, 1, correction=correction).var
+        assert not var.any()
+        assert not np.signbit(var).any()
+
+
 # --- 16-bit storage: what is loaded and what is stored, over all numbers there are
 
 

@@ -216,6 +216,44 @@ def test_backward_of_large_numbers(size, rng):
         check(layout, np.clip(x, -3e38, 3e38).astype(np.float32), rng, FLOAT32)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_sums_that_leave_the_range_only_on_the_way(layout, rng):
+    top = float(np.finfo(FLOAT32).max)
+    axes = tuple(i for i in range(len(layout.shape)) if i not in layout.params)
+    x = values(rng, layout.shape, FLOAT32)
+    xhat, stats = layout.forward(fastnorm, x, return_stats=True)
+    dy = rng.choice([-1.0, 1.0], layout.shape)
+    for direction in (
+        xhat.astype(np.float64),
+        np.ones(layout.shape),
+    ) * 2:  # nearly: each makes way for the other
+        dy -= (
+            direction * (dy * direction).mean(axes, keepdims=True) / (direction**2).mean(axes, keepdims=True)
+        )
+    dy = (0.9 * top * (dy / np.abs(dy).max() + 0.1 / np.sqrt(dy.size))).astype(np.float32)
+    weight = np.ones(layout.param_shape(), np.float32)
+    actual = layout.backward(fastnorm, dy, x, stats, weight)
+    expected = layout.backward(reference, dy, x, stats, weight)
+    for name in ("dweight", "dbias"):
+        a, e = getattr(actual, name), getattr(expected, name)
+        if e is not None and (np.abs(e) < 0.9 * top).all():
+            assert_close(a, e, "total", 3 * np.abs(dy.astype(np.float64)).sum(axes).max())
+            assert np.isfinite(a).all(), name
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((12120, 5), 0), ((3, 5000), 1), ((64, 3, 40), (0, 2))])
+def test_an_xhat_that_leaves_the_range_only_on_the_way(shape, axis, rng):
+    # under given statistics xhat = 3e38 * 1.4 is beyond float32, its product with dy is not
+    x, dy = values(rng, shape, FLOAT32), values(rng, shape, FLOAT32, 0, 0.01)
+    x[1] = 3e38
+    kept = [1 if i in np.atleast_1d(axis) else n for i, n in enumerate(shape)]
+    stats = fastnorm.Stats(np.zeros(kept, "f4"), np.full(kept, 1.4, "f4"))
+    weight = np.ones(kept, np.float32)
+    actual = fastnorm.normalize_backward(dy, x, stats, axis, weight).dweight
+    expected = reference.normalize_backward(dy, x, stats, axis, weight).dweight
+    assert_close(actual, expected, "total", np.abs(expected).max())
+
+
 def test_a_variance_too_large_for_float32_is_infinite_in_moments_alone(rng):
     x = values(rng, (3, 100), FLOAT32, 0, 1e30)
     mean, var = fastnorm.moments(x, 1)

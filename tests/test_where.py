@@ -113,6 +113,19 @@ def test_a_masked_element_takes_the_statistics_as_constants(case):
     assert_close(dx[outside], expected[outside], "dx", np.abs(expected[outside]))
 
 
+@pytest.mark.parametrize("value", [3.0, 0.0, -1e38])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_elements_outside_a_constant_slice_go_where_a_tiny_eps_sends_them(axis, value):
+    x = np.full((3, 5, 40), value, np.float32)
+    mask = np.zeros(x.shape, bool)
+    mask.swapaxes(axis, -1)[..., :2] = True
+    outside = np.argwhere(~mask)
+    x[tuple(outside[0])], x[tuple(outside[1])], x[tuple(outside[2])] = value + 1, value - 1, 1e-10
+    y = fastnorm.normalize(x, axis, eps=1e-80, where=mask)
+    expected = reference.normalize(x, axis, eps=1e-80, where=mask)
+    assert_close(y, expected, "y", np.abs(expected))
+
+
 def test_a_mask_of_ones_is_no_mask(dtype, rng):
     x = values(rng, (4, 5, 33), dtype, 3)
     for mask in (True, np.True_, np.ones((1, 1, 1), bool), np.ones((4, 5, 33), bool)):

@@ -106,8 +106,8 @@ def dx_scale(dy, x, stats, axis, weight=None, where=None):
     if stats.rstd is not None:
         xhat = np.abs((np.asarray(x, np.float64) - (0 if stats.mean is None else stats.mean)) * stats.rstd)
         terms = terms + xhat * np.mean(g * xhat, axis=axis, keepdims=True, where=where)
-        terms = terms * stats.rstd
-    return largest(terms, axis)
+    terms = np.where(where, terms, g)  # outside the mask nothing is taken away
+    return largest(terms if stats.rstd is None else terms * stats.rstd, axis)
 
 
 def centred(x, stats, axis, where=None):

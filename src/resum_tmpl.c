@@ -1,0 +1,50 @@
+/* The backward's sums whose fast path left the range of A, by a product or on the way to a sum that is within it: once
+ * more, in the widest type there is. Written once in T; norm.c includes this file once per dtype. */
+
+INLINE int FN(is_finite)(A v) { return v - v == 0; }
+
+INLINE long double FN(param_value)(fn_param p, ptrdiff_t r, ptrdiff_t j, A neutral) {
+    return p.a ? FN(param_row)(p, r)[p.along ? j : 0] : neutral;
+}
+
+/* *sum = the sum of g, or with x of g * (xhat - shift), over rows r to r_end and columns j to j_end, as in dots_rows;
+ * left as it is where a factor is not finite, which the fast path has seen too */
+static __attribute__((noinline, cold)) void FN(resum)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r, ptrdiff_t r_end,
+                                                      ptrdiff_t j, ptrdiff_t j_end, const fn_dots *p, double *sum) {
+    const ptrdiff_t first = j;
+    long double s = 0;
+    for (; r < r_end; r++)
+        for (j = first; j < j_end; j++) {
+            const ptrdiff_t at = j * (ptrdiff_t)sizeof(T);
+            if (mask.base && !FN(mask_row)(mask, r)[j]) continue;
+            long double v = LOAD1(dy.base + r * dy.step + at) * FN(param_value)(p->weight, r, j, 1);
+            if (x.base) {
+                const long double d = LOAD1(x.base + r * x.step + at) - FN(param_value)(p->mean, r, j, 0);
+                v *= d * FN(param_value)(p->rstd, r, j, 1) - FN(param_value)(p->shift, r, j, 0);
+            }
+            if (v - v != 0) return;
+            s += v;
+        }
+    *sum = (double)s;
+}
+
+/* sums of one row, where they are needed: see dots_rows */
+static __attribute__((noinline, cold)) void FN(resum_row)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r, ptrdiff_t n,
+                                                          const fn_dots *p, fn_sums out) {
+    const fn_tile none = {0};
+    if (out.g[r] - out.g[r] != 0) FN(resum)(dy, none, mask, r, r + 1, 0, n, p, out.g + r);
+    if (x.base && out.gx[r] - out.gx[r] != 0) FN(resum)(dy, x, mask, r, r + 1, 0, n, p, out.gx + r);
+}
+
+/* into[j] += sums[j], of rows * n elements, or what `resum` makes of those that are not finite */
+static void FN(add_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
+                         const A *sums, double *into) {
+    int all = 1;
+    for (ptrdiff_t j = 0; j < n; j++) all &= FN(is_finite)(sums[j]);
+    for (ptrdiff_t j = 0; all && j < n; j++) into[j] += (double)sums[j];
+    for (ptrdiff_t j = 0; !all && j < n; j++) {
+        double sum = (double)sums[j];
+        if (!FN(is_finite)(sums[j])) FN(resum)(dy, x, mask, 0, rows, j, j + 1, p, &sum);
+        into[j] += sum;
+    }
+}
