@@ -28,12 +28,14 @@ static __attribute__((noinline, cold)) void FN(resum)(fn_tile dy, fn_tile x, fn_
     *sum = (double)s;
 }
 
-/* sums of one row, where they are needed: see dots_rows */
-static __attribute__((noinline, cold)) void FN(resum_row)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r, ptrdiff_t n,
-                                                          const fn_dots *p, fn_sums out) {
+/* those sums of rows that are not finite: see dots_rows */
+static __attribute__((noinline, cold)) void FN(resum_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows,
+                                                           ptrdiff_t n, const fn_dots *p, fn_sums out) {
     const fn_tile none = {0};
-    if (out.g[r] - out.g[r] != 0) FN(resum)(dy, none, mask, r, r + 1, 0, n, p, out.g + r);
-    if (x.base && out.gx[r] - out.gx[r] != 0) FN(resum)(dy, x, mask, r, r + 1, 0, n, p, out.gx + r);
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        if (out.g[r] - out.g[r] != 0) FN(resum)(dy, none, mask, r, r + 1, 0, n, p, out.g + r);
+        if (x.base && out.gx[r] - out.gx[r] != 0) FN(resum)(dy, x, mask, r, r + 1, 0, n, p, out.gx + r);
+    }
 }
 
 /* into[j] += sums[j], of rows * n elements, or what `resum` makes of those that are not finite */

@@ -202,6 +202,9 @@ static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
         else
             weight_along ? DOTS_ROW(NULL, 1, 0, 1, 0) : DOTS_ROW(NULL, 1, 0, 0, 0);
 #undef DOTS_ROW
-        if (out.g[r] - out.g[r] != 0 || (v && out.gx[r] - out.gx[r] != 0)) FN(resum_row)(dy, x, mask, r, n, p, out);
     }
+    int all = 1;
+    for (ptrdiff_t r = 0; r < rows; r++) all &= out.g[r] - out.g[r] == 0;
+    for (ptrdiff_t r = 0; x.base && r < rows; r++) all &= out.gx[r] - out.gx[r] == 0;
+    if (!all) FN(resum_rows)(dy, x, mask, rows, n, p, out);
 }
