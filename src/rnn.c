@@ -27,6 +27,7 @@ enum { MEAN_X, RSTD_X, MEAN_X2, RSTD_X2, MEAN_H, RSTD_H, MEAN_H2, RSTD_H2, MEAN_
 #define SPLAT JOIN(splat, KIND)
 #define SELECT JOIN(select, KIND)
 #define FIRST JOIN(first, KIND)
+#define MAX JOIN(max, KIND)
 #define FMA JOIN(fma, KIND)
 #define VL (VBYTES / (ptrdiff_t)sizeof(A))
 

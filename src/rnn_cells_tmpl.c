@@ -54,7 +54,7 @@ INLINE void FN(rnn_backward)(const FN(layer) * l, FN(row) * rows, int count, int
             STORE(r.scratch + at, da);
             if (norm) FN(take_sums)(&s, l, &r, norm, at, w, 0, da, da);
         }
-        if (norm) rows[k].m = FN(finish)(&s, (A)l->H);
+        if (norm) rows[k].m = FN(finish)(&s, (A)l->H, r.stats, 0);
     }
     BY_TWO(rnn_put)
 }
@@ -158,8 +158,8 @@ INLINE void FN(gru_backward)(const FN(layer) * l, FN(row) * rows, int count, int
             }
         }
         if (!norm) continue;
-        rows[k].m = FN(finish)(&s, (A)(2 * l->H));
-        rows[k].m2 = FN(finish)(&s2, (A)l->H);
+        rows[k].m = FN(finish)(&s, (A)(2 * l->H), r.stats, 0);
+        rows[k].m2 = FN(finish)(&s2, (A)l->H, r.stats, 1);
     }
     BY_TWO(gru_put)
 }
@@ -307,7 +307,7 @@ INLINE void FN(lstm_backward)(const FN(layer) * l, FN(row) * rows, int count, in
             const vec od = LOAD(gates + 3 * P + at);
             FN(take_sums)(&s, l, &r, norm, 3 * P + at, w, 0, od, od);
         }
-        rows[k].m = FN(finish)(&s, (A)(4 * l->H));
+        rows[k].m = FN(finish)(&s, (A)(4 * l->H), r.stats, 0);
     }
     BY_TWO(lstm_put)
 }

@@ -17,25 +17,24 @@ INLINE vec FN(exp_parts)(vec y, vec *scale) {
     return FMA(r * r, q, r);
 }
 
-INLINE vec FN(magnitude)(vec x) { return (vec)((ivec)x & ~(ivec)SPLAT((A)-0.0)); }
-/* NaN stays NaN: it is not beyond any limit */
-INLINE vec FN(at_most)(vec x, A limit) { return SELECT((ivec)(x > SPLAT(limit)), SPLAT(limit), x); }
+/* -|x|, but nowhere below `limit`. NaN stays NaN */
+INLINE vec FN(minus_magnitude)(vec x, A limit) { return MAX(SPLAT(limit), (vec)((ivec)x | (ivec)SPLAT((A)-0.0))); }
 
 /* with z = exp(-|x|): 1 / (1 + z), and z / (1 + z) for negative x. Beyond EXP_MOST it stays at the last value */
 INLINE vec FN(sigmoid)(vec x) {
     vec scale;
-    const vec p = FN(exp_parts)(-FN(at_most)(FN(magnitude)(x), EXP_MOST), &scale);
+    const vec p = FN(exp_parts)(FN(minus_magnitude)(x, -EXP_MOST), &scale);
     const vec z = FMA(scale, p, scale);
     return SELECT((ivec)(x < SPLAT((A)0)), z, SPLAT((A)1)) / (SPLAT((A)1) + z);
 }
 
-/* with m = exp(2 |x|) - 1: m / (m + 2), which keeps its relative error near 0 */
+/* with m = exp(-2 |x|) - 1, which keeps its relative error near 0: -m / (m + 2), and the sign of x */
 INLINE vec FN(tanh)(vec x) {
     vec scale;
-    const vec a = FN(at_most)(FN(magnitude)(x), TANH_ONE);
+    const vec a = FN(minus_magnitude)(x, -TANH_ONE);
     const vec p = FN(exp_parts)(a + a, &scale);
     const vec m = FMA(scale, p, scale - SPLAT((A)1));
-    return (vec)((ivec)(m / (m + SPLAT((A)2))) | ((ivec)x & (ivec)SPLAT((A)-0.0)));
+    return SELECT((ivec)SPLAT((A)-0.0), x, m / (m + SPLAT((A)2)));
 }
 
 static void FN(sigmoid_all)(const void *x, void *y, ptrdiff_t n) {

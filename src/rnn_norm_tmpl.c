@@ -95,9 +95,11 @@ INLINE void FN(statistics)(const A *p, int gates, ptrdiff_t P, ptrdiff_t H, int 
     stats[1] = 1 / ROOT(var + eps);
 }
 
+INLINE vec FN(deviation)(const A *p, ptrdiff_t at, int norm, A mean) {
+    return norm == FN_LAYER ? LOAD(p + at) - SPLAT(mean) : LOAD(p + at);
+}
 INLINE vec FN(hat)(const A *p, ptrdiff_t at, int norm, A mean, A rstd) {
-    const vec v = LOAD(p + at);
-    return (norm == FN_LAYER ? v - SPLAT(mean) : v) * SPLAT(rstd);
+    return FN(deviation)(p, at, norm, mean) * SPLAT(rstd);
 }
 INLINE vec FN(affine)(const A *p, ptrdiff_t at, int norm, const A *stats, const A *gain, const A *bias) {
     return FMA(FN(hat)(p, at, norm, stats[0], stats[1]), LOAD(gain + at), LOAD(bias + at));
@@ -122,7 +124,7 @@ INLINE vec FN(slope_tanh)(vec t) { return FMA(-t, t, SPLAT((A)1)); }
 /* ---- norm, backward: the two sums of a block of gates, then its gradients -------------------------------------------- */
 
 typedef struct {
-    vec x[W], xhat[W], h[W], hhat[W];
+    vec x[W], xhat[W], h[W], hhat[W]; /* the hats without rstd */
 } FN(sums);
 
 INLINE void FN(begin)(FN(sums) * s) {
@@ -131,17 +133,19 @@ INLINE void FN(begin)(FN(sums) * s) {
 /* dx and dh are the gradients at the normalized shares, equal but for a GRU's n */
 INLINE void FN(take_sums)(FN(sums) * s, const FN(layer) * l, const FN(row) * r, int norm, ptrdiff_t at, int w,
                           int block, vec dx, vec dh) {
-    const A *sx = r->stats + (block ? MEAN_X2 : MEAN_X), *sh = r->stats + (block ? MEAN_H2 : MEAN_H);
+    const A *mean_x = r->stats + (block ? MEAN_X2 : MEAN_X), *mean_h = r->stats + (block ? MEAN_H2 : MEAN_H);
     const vec gx = dx * LOAD(l->gain_x + at), gh = dh * LOAD(l->gain_h + at);
     if (norm == FN_LAYER) {
         s->x[w] += gx;
         s->h[w] += gh;
     }
-    s->xhat[w] = FMA(gx, FN(hat)(r->px, at, norm, sx[0], sx[1]), s->xhat[w]);
-    s->hhat[w] = FMA(gh, FN(hat)(r->ph, at, norm, sh[0], sh[1]), s->hhat[w]);
+    s->xhat[w] = FMA(gx, FN(deviation)(r->px, at, norm, *mean_x), s->xhat[w]);
+    s->hhat[w] = FMA(gh, FN(deviation)(r->ph, at, norm, *mean_h), s->hhat[w]);
 }
-INLINE FN(means) FN(finish)(const FN(sums) * s, A n) {
-    return (FN(means)){FN(total)(s->x) / n, FN(total)(s->xhat) / n, FN(total)(s->h) / n, FN(total)(s->hhat) / n};
+INLINE FN(means) FN(finish)(const FN(sums) * s, A n, const A *stats, int block) {
+    const A *rstd_x = stats + (block ? RSTD_X2 : RSTD_X), *rstd_h = stats + (block ? RSTD_H2 : RSTD_H);
+    return (FN(means)){FN(total)(s->x) / n, FN(total)(s->xhat) * *rstd_x / n, FN(total)(s->h) / n,
+                       FN(total)(s->hhat) * *rstd_h / n};
 }
 /* where the gate gradient of a unit is among a row's */
 INLINE ptrdiff_t FN(grad_at)(const FN(layer) * l, ptrdiff_t at) { return at / FN_PAD * l->block + at % FN_PAD; }

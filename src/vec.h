@@ -338,6 +338,19 @@ NARROW(f16)
 NARROW(bf16)
 #undef NARROW
 
+/* ---- the larger of two; NaN if b is ------------------------------------------------------------------------------ */
+
+#if defined(FN_AVX512)
+INLINE vf32 max_f32(vf32 a, vf32 b) { return (vf32)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE vf64 max_f64(vf64 a, vf64 b) { return (vf64)_mm512_max_pd((__m512d)a, (__m512d)b); }
+#elif defined(FN_AVX2)
+INLINE vf32 max_f32(vf32 a, vf32 b) { return (vf32)_mm256_max_ps((__m256)a, (__m256)b); }
+INLINE vf64 max_f64(vf64 a, vf64 b) { return (vf64)_mm256_max_pd((__m256d)a, (__m256d)b); }
+#else
+INLINE vf32 max_f32(vf32 a, vf32 b) { return select_f32(a > b, a, b); }
+INLINE vf64 max_f64(vf64 a, vf64 b) { return select_f64(a > b, a, b); }
+#endif
+
 /* ---- fused multiply and add, rounded once: a * b + c, where a kernel asks for it by name ------------------------ */
 
 #if defined(FN_AVX512)
