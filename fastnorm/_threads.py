@@ -77,6 +77,8 @@ def get_num_threads():
 
     That is the number set by `num_threads`, `set_num_threads` or the environment, or less: inside an OpenMP
     parallel region it is 1, and a lower number set on the OpenMP runtime, by `threadpoolctl` say, is a limit.
+    The runtime is the one that `show_config` names. Inside a region of another one holds what holds for all
+    callers at once: they share this number, and helpers are added only as far as callers leave room in it.
 
     Examples
     --------

@@ -20,6 +20,7 @@ TESTS = [
     "test_core.py",
     "test_same_bits.py",
     "test_where.py",
+    "test_precision.py",
     "test_fuzz.py",
 ]
 
@@ -34,6 +35,8 @@ MUTANTS = {  # name: (file, text, what stands there instead)
     "a missing centre correction": ("src/backward_block.c", "s.shift = x / count;", "s.shift = 0;"),
     "a missing centre correction of whole rows": ("src/slices_tmpl.c", "c = (gx - s * g) * share;", "c = gx * share;"),
     "column sums carried twice": ("src/tile_tmpl.c", "memset(work, 0, 2 * (size_t)n * sizeof(A));", "(void)0;"),
+    "sums beyond the range left so": ("src/rows_tmpl.c", "if (!all) FN(resum_rows)", "if (0 && !all) FN(resum_rows)"),
+    "column sums beyond the range left so": ("src/tile_tmpl.c", "return !all;", "if (!all) memset(work, 0, 2 * (size_t)n * sizeof(A));\n    return 0;"),
     "a swapped weight": ("src/job.c", "from + i * plan->fold.stride[operand],", "from + (fold - 1 - i) * plan->fold.stride[operand],"),
     "a wrong stride": ("src/job.c", "copy_strided(job->data[FN_Y] + offset[FN_Y] + r * step,", "copy_strided(job->data[FN_Y] + offset[FN_Y] + r * width * size,"),
     "a dimension not turned": ("src/plan.c", "plan->offset[o] += (a.len - 1) * a.stride[o];", "plan->offset[o] += a.len * a.stride[o];"),

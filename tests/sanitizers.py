@@ -2,7 +2,8 @@
 
 address   an AddressSanitizer and UndefinedBehaviorSanitizer build with the baseline kernels alone, under the
           tests of kernels, planner, pool, masks, odd arrays and recurrent engine, and the fuzzer's corpus
-thread    tests/races.c under ThreadSanitizer: helpers, pool and drivers, plain C without an interpreter
+thread    tests/races.c and races_rnn.c under ThreadSanitizer: helpers, pool, drivers and the recurrent
+          engine, plain C without an interpreter
 
 Both unless one is named. CONTRIBUTING.md says what they cannot see. Needs gcc with its sanitizer libraries.
 """
@@ -66,12 +67,18 @@ def library(name):
 
 
 def thread(folder):
-    program = folder / "races"
-    others = ("*_tmpl.c", "rnn*.c")
-    sources = [file for file in (ROOT / "src").glob("*.c") if not any(map(file.match, others))]
-    sources.append(ROOT / "tests/races.c")
-    command = ["gcc", *FLAGS.split(), "-fsanitize=thread", "-o", program, *sources, "-lm", "-pthread"]
-    subprocess.run(command, check=True)
+    recurrent = {*(ROOT / "src").glob("rnn*.c")}
+    plain = {*(ROOT / "src").glob("*.c")} - recurrent
+    threads = {ROOT / "src" / name for name in ("helpers.c", "parallel.c", "wait.c")}
+    return races(folder, "races.c", plain) or races(folder, "races_rnn.c", recurrent | threads)
+
+
+def races(folder, test, sources):
+    """Compile this test with these sources, and run it."""
+    sources = sorted(file for file in sources if not file.match("*_tmpl.c"))
+    program = folder / test.removesuffix(".c")
+    command = ["gcc", *FLAGS.split(), "-fsanitize=thread", "-o", program, ROOT / "tests" / test, *sources]
+    subprocess.run([*command, "-lm", "-pthread"], check=True)
     done = subprocess.run(
         [program], env=os.environ | {"TSAN_OPTIONS": "halt_on_error=1"}, stdout=subprocess.PIPE
     )
