@@ -104,16 +104,36 @@ static void FN(gemm)(ptrdiff_t steps, ptrdiff_t M, ptrdiff_t N, ptrdiff_t K, FN(
 
 /* ---- packing weights; both matrices have G H rows, which in padded gates are G P ----------------------------------- */
 
+/* to (4, 4) = from.T; from one row to the next */
+INLINE void FN(turn)(const A *from, ptrdiff_t from_row, A *to, ptrdiff_t to_row) {
+    typedef A four __attribute__((vector_size(4 * sizeof(A))));
+    four a[4], b[4];
+    for (int i = 0; i < 4; i++) MOVE(a[i], from + i * from_row);
+    for (int i = 0; i < 4; i += 2) {
+        b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 4, 1, 5);
+        b[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 2, 6, 3, 7);
+    }
+    for (int i = 0; i < 2; i++) {
+        a[2 * i] = __builtin_shufflevector(b[i], b[i + 2], 0, 1, 4, 5);
+        a[2 * i + 1] = __builtin_shufflevector(b[i], b[i + 2], 2, 3, 6, 7);
+    }
+    for (int i = 0; i < 4; i++) memcpy(to + i * to_row, &a[i], sizeof(four));
+}
+
 /* panel j of weight.T: (K, G P) from (G H, K) */
 static void FN(pack_turned)(const fn_rnn *r, const A *weight, ptrdiff_t K, A *pack, ptrdiff_t j) {
     const ptrdiff_t width = FN(panel_width)(r->G * r->P, j);
     A *panel = pack + j * WIDTH * K;
     for (ptrdiff_t first = 0; first < K; first += FN_PAD) {
         const ptrdiff_t stop = first + FN_PAD < K ? first + FN_PAD : K;
-        for (ptrdiff_t n = 0; n < width; n++) {
+        for (ptrdiff_t n = 0; n < width; n += 4) { /* of one gate: P and WIDTH are multiples */
             const ptrdiff_t gate = (j * WIDTH + n) / r->P, unit = (j * WIDTH + n) % r->P;
             const A *from = weight + (gate * r->H + unit) * K;
-            for (ptrdiff_t k = first; k < stop; k++) panel[k * width + n] = unit < r->H ? from[k] : 0;
+            ptrdiff_t k = first;
+            if (unit + 4 <= r->H)
+                for (; k + 4 <= stop; k += 4) FN(turn)(from + k, K, panel + k * width + n, width);
+            for (; k < stop; k++)
+                for (int i = 0; i < 4; i++) panel[k * width + n + i] = unit + i < r->H ? from[i * K + k] : 0;
         }
     }
 }
