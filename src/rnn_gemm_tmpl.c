@@ -126,14 +126,16 @@ static void FN(pack_turned)(const fn_rnn *r, const A *weight, ptrdiff_t K, A *pa
     A *panel = pack + j * WIDTH * K;
     for (ptrdiff_t first = 0; first < K; first += FN_PAD) {
         const ptrdiff_t stop = first + FN_PAD < K ? first + FN_PAD : K;
-        for (ptrdiff_t n = 0; n < width; n += 4) { /* of one gate: P and WIDTH are multiples */
+        for (ptrdiff_t n = 0; n < width;) {
             const ptrdiff_t gate = (j * WIDTH + n) / r->P, unit = (j * WIDTH + n) % r->P;
+            const int columns = n + 4 <= width && unit + 4 <= r->H ? 4 : 1;
             const A *from = weight + (gate * r->H + unit) * K;
             ptrdiff_t k = first;
-            if (unit + 4 <= r->H)
+            if (columns == 4)
                 for (; k + 4 <= stop; k += 4) FN(turn)(from + k, K, panel + k * width + n, width);
             for (; k < stop; k++)
-                for (int i = 0; i < 4; i++) panel[k * width + n + i] = unit + i < r->H ? from[i * K + k] : 0;
+                for (int i = 0; i < columns; i++) panel[k * width + n + i] = unit < r->H ? from[i * K + k] : 0;
+            n += columns;
         }
     }
 }
