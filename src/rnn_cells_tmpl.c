@@ -11,16 +11,33 @@
             FN(put)(l, rows + k, 1, norm);                                                                             \
     }
 
+/* the gradients in scratch, alike for x and h, of `gates` gates of one or two rows */
+INLINE void FN(put_alike)(const FN(layer) * l, const FN(row) * rows, int count, int norm, int gates) {
+    const ptrdiff_t P = l->P;
+    const FN(row) r[2] = {rows[0], rows[count - 1]};
+    UNITS {
+        AT;
+        UNROLL for (int g = 0; g < gates; g++) {
+            vec da[2];
+            UNROLL for (int k = 0; k < count; k++) da[k] = LOAD(r[k].scratch + g * P + at);
+            FN(put_grads)(l, r, count, norm, g * P + at, 0, da, da, 0);
+        }
+    }
+}
+
+/* both shares' statistics of `gates` gates that are normalized together */
+INLINE void FN(both_statistics)(const FN(layer) * l, const FN(row) * rows, int count, int norm, int gates) {
+    ROWS {
+        FN(statistics)(rows[k].px, gates, l->P, l->H, norm, l->eps, rows[k].stats + MEAN_X);
+        FN(statistics)(rows[k].ph, gates, l->P, l->H, norm, l->eps, rows[k].stats + MEAN_H);
+    }
+}
+
 /* ---- RNN ------------------------------------------------------------------------------------------------------------ */
 
 INLINE void FN(rnn_forward)(const FN(layer) * l, const FN(row) * rows, int count, int norm) {
     const ptrdiff_t P = l->P;
-    if (norm) {
-        ROWS {
-            FN(statistics)(rows[k].px, 1, P, l->H, norm, l->eps, rows[k].stats + MEAN_X);
-            FN(statistics)(rows[k].ph, 1, P, l->H, norm, l->eps, rows[k].stats + MEAN_H);
-        }
-    }
+    if (norm) FN(both_statistics)(l, rows, count, norm, 1);
     ROWS {
         const FN(row) r = rows[k];
         UNITS {
@@ -31,14 +48,7 @@ INLINE void FN(rnn_forward)(const FN(layer) * l, const FN(row) * rows, int count
 }
 
 INLINE void FN(rnn_put)(const FN(layer) * l, const FN(row) * rows, int count, int norm) {
-    const ptrdiff_t P = l->P;
-    const FN(row) r[2] = {rows[0], rows[count - 1]};
-    UNITS {
-        AT;
-        vec da[2];
-        UNROLL for (int k = 0; k < count; k++) da[k] = LOAD(r[k].scratch + at);
-        FN(put_grads)(l, r, count, norm, at, 0, da, da, 0);
-    }
+    FN(put_alike)(l, rows, count, norm, 1);
 }
 
 INLINE void FN(rnn_backward)(const FN(layer) * l, FN(row) * rows, int count, int norm) {
@@ -80,10 +90,9 @@ INLINE void FN(gru_gates)(const FN(layer) * l, const FN(row) * r, int norm, ptrd
 INLINE void FN(gru_forward)(const FN(layer) * l, const FN(row) * rows, int count, int norm) {
     const ptrdiff_t P = l->P;
     if (norm) {
+        FN(both_statistics)(l, rows, count, norm, 2);
         ROWS {
             const FN(row) r = rows[k];
-            FN(statistics)(r.px, 2, P, l->H, norm, l->eps, r.stats + MEAN_X);
-            FN(statistics)(r.ph, 2, P, l->H, norm, l->eps, r.stats + MEAN_H);
             FN(statistics)(r.px + 2 * P, 1, P, l->H, norm, l->eps, r.stats + MEAN_X2);
             FN(statistics)(r.ph + 2 * P, 1, P, l->H, norm, l->eps, r.stats + MEAN_H2);
         }
@@ -185,12 +194,7 @@ INLINE void FN(put_gates)(A *p, ptrdiff_t P, FN(gates) a) {
 
 INLINE void FN(lstm_forward)(const FN(layer) * l, const FN(row) * rows, int count, int norm) {
     const ptrdiff_t P = l->P;
-    if (norm) {
-        ROWS {
-            FN(statistics)(rows[k].px, 4, P, l->H, norm, l->eps, rows[k].stats + MEAN_X);
-            FN(statistics)(rows[k].ph, 4, P, l->H, norm, l->eps, rows[k].stats + MEAN_H);
-        }
-    }
+    if (norm) FN(both_statistics)(l, rows, count, norm, 4);
     ROWS {
         const FN(row) r = rows[k];
         UNITS {
@@ -244,16 +248,7 @@ INLINE void FN(lstm_backward_plain)(const FN(layer) * l, const FN(row) * rows, i
 }
 
 INLINE void FN(lstm_put)(const FN(layer) * l, const FN(row) * rows, int count, int norm) {
-    const ptrdiff_t P = l->P;
-    const FN(row) r[2] = {rows[0], rows[count - 1]};
-    UNITS {
-        AT;
-        UNROLL for (int g = 0; g < 4; g++) {
-            vec da[2];
-            UNROLL for (int k = 0; k < count; k++) da[k] = LOAD(r[k].scratch + g * P + at);
-            FN(put_grads)(l, r, count, norm, g * P + at, 0, da, da, 0);
-        }
-    }
+    FN(put_alike)(l, rows, count, norm, 4);
 }
 
 INLINE void FN(lstm_backward)(const FN(layer) * l, FN(row) * rows, int count, int norm) {
@@ -314,42 +309,25 @@ INLINE void FN(lstm_backward)(const FN(layer) * l, FN(row) * rows, int count, in
 
 /* ---- any of them ------------------------------------------------------------------------------------------------------ */
 
-INLINE void FN(cell_forward)(int cell, const FN(layer) * l, const FN(row) * rows, int count, int norm) {
-    if (cell == FN_LSTM)
-        FN(lstm_forward)(l, rows, count, norm);
-    else if (cell == FN_GRU)
-        FN(gru_forward)(l, rows, count, norm);
-    else
-        FN(rnn_forward)(l, rows, count, norm);
-}
-OUTLINE void FN(forward_plain)(int cell, const FN(layer) * l, const FN(row) * rows, int count) {
-    FN(cell_forward)(cell, l, rows, count, FN_NO_NORM);
-}
-OUTLINE void FN(forward_layer)(int cell, const FN(layer) * l, const FN(row) * rows, int count) {
-    FN(cell_forward)(cell, l, rows, count, FN_LAYER);
-}
-OUTLINE void FN(forward_rms)(int cell, const FN(layer) * l, const FN(row) * rows, int count) {
-    FN(cell_forward)(cell, l, rows, count, FN_RMS);
-}
-static void (*const FN(forwards)[])(int, const FN(layer) *, const FN(row) *, int) = {
-    [FN_NO_NORM] = FN(forward_plain), [FN_LAYER] = FN(forward_layer), [FN_RMS] = FN(forward_rms)};
-
-INLINE void FN(cell_backward)(int cell, const FN(layer) * l, FN(row) * rows, int count, int norm) {
-    if (cell == FN_LSTM)
-        FN(lstm_backward)(l, rows, count, norm);
-    else if (cell == FN_GRU)
-        FN(gru_backward)(l, rows, count, norm);
-    else
-        FN(rnn_backward)(l, rows, count, norm);
-}
-OUTLINE void FN(backward_plain)(int cell, const FN(layer) * l, FN(row) * rows, int count) {
-    FN(cell_backward)(cell, l, rows, count, FN_NO_NORM);
-}
-OUTLINE void FN(backward_layer)(int cell, const FN(layer) * l, FN(row) * rows, int count) {
-    FN(cell_backward)(cell, l, rows, count, FN_LAYER);
-}
-OUTLINE void FN(backward_rms)(int cell, const FN(layer) * l, FN(row) * rows, int count) {
-    FN(cell_backward)(cell, l, rows, count, FN_RMS);
-}
-static void (*const FN(backwards)[])(int, const FN(layer) *, FN(row) *, int) = {
-    [FN_NO_NORM] = FN(backward_plain), [FN_LAYER] = FN(backward_layer), [FN_RMS] = FN(backward_rms)};
+#define RUN(way, Row)                                                                                                  \
+    INLINE void FN(cell_##way)(int cell, const FN(layer) * l, Row * rows, int count, int norm) {                       \
+        if (cell == FN_LSTM)                                                                                           \
+            FN(lstm_##way)(l, rows, count, norm);                                                                      \
+        else if (cell == FN_GRU)                                                                                       \
+            FN(gru_##way)(l, rows, count, norm);                                                                       \
+        else                                                                                                           \
+            FN(rnn_##way)(l, rows, count, norm);                                                                       \
+    }                                                                                                                  \
+    RUN_NORM(way, Row, plain, FN_NO_NORM)                                                                              \
+    RUN_NORM(way, Row, layer, FN_LAYER)                                                                                \
+    RUN_NORM(way, Row, rms, FN_RMS)                                                                                    \
+    static void (*const FN(way##s)[])(int, const FN(layer) *, Row *, int) = {                                          \
+        [FN_NO_NORM] = FN(way##_plain), [FN_LAYER] = FN(way##_layer), [FN_RMS] = FN(way##_rms)};
+#define RUN_NORM(way, Row, name, norm)                                                                                 \
+    OUTLINE void FN(way##_##name)(int cell, const FN(layer) * l, Row * rows, int count) {                              \
+        FN(cell_##way)(cell, l, rows, count, norm);                                                                    \
+    }
+RUN(forward, const FN(row))
+RUN(backward, FN(row))
+#undef RUN
+#undef RUN_NORM

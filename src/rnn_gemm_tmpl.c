@@ -155,26 +155,17 @@ static void FN(pack_straight)(const fn_rnn *r, const A *weight, ptrdiff_t N, A *
     }
 }
 
-static void FN(pack_weight_ih)(void *rnn, ptrdiff_t j, int worker) {
-    const fn_rnn *r = rnn;
-    (void)worker;
-    FN(pack_turned)(r, r->weight_ih, r->I, r->pack_ih, j);
-}
-static void FN(pack_weight_hh)(void *rnn, ptrdiff_t j, int worker) {
-    const fn_rnn *r = rnn;
-    (void)worker;
-    FN(pack_turned)(r, r->weight_hh, r->H, r->pack_hh, j);
-}
-static void FN(pack_back_ih)(void *rnn, ptrdiff_t j, int worker) {
-    const fn_rnn *r = rnn;
-    (void)worker;
-    FN(pack_straight)(r, r->weight_ih, r->I, r->back_ih, j);
-}
-static void FN(pack_back_hh)(void *rnn, ptrdiff_t j, int worker) {
-    const fn_rnn *r = rnn;
-    (void)worker;
-    FN(pack_straight)(r, r->weight_hh, r->H, r->back_hh, j);
-}
+#define PACKER(name, how, weight, columns, pack)                                                                       \
+    static void FN(name)(void *rnn, ptrdiff_t j, int worker) {                                                         \
+        const fn_rnn *r = rnn;                                                                                         \
+        (void)worker;                                                                                                  \
+        FN(how)(r, r->weight, r->columns, r->pack, j);                                                                 \
+    }
+PACKER(pack_weight_ih, pack_turned, weight_ih, I, pack_ih)
+PACKER(pack_weight_hh, pack_turned, weight_hh, H, pack_hh)
+PACKER(pack_back_ih, pack_straight, weight_ih, I, back_ih)
+PACKER(pack_back_hh, pack_straight, weight_hh, H, back_hh)
+#undef PACKER
 
 /* row k of a matrix (K, N) that is packed row by row; NULL: zeros */
 INLINE void FN(pack_row)(A *pack, ptrdiff_t K, ptrdiff_t N, ptrdiff_t k, const A *row) {

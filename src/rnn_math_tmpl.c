@@ -37,22 +37,16 @@ INLINE vec FN(tanh)(vec x) {
     return SELECT((ivec)SPLAT((A)-0.0), x, m / (m + SPLAT((A)2)));
 }
 
-static void FN(sigmoid_all)(const void *x, void *y, ptrdiff_t n) {
-    for (ptrdiff_t at = 0; at < n; at += VL) {
-        const ptrdiff_t k = n - at;
-        if (k >= VL)
-            STORE((A *)y + at, FN(sigmoid)(LOAD((const A *)x + at)));
-        else
-            STOREN((A *)y + at, FN(sigmoid)(LOADN((const A *)x + at, k, 0)), k);
+#define OF_ALL(f)                                                                                                      \
+    static void FN(f##_all)(const void *x, void *y, ptrdiff_t n) {                                                     \
+        for (ptrdiff_t at = 0; at < n; at += VL) {                                                                     \
+            const ptrdiff_t k = n - at;                                                                                \
+            if (k >= VL)                                                                                               \
+                STORE((A *)y + at, FN(f)(LOAD((const A *)x + at)));                                                    \
+            else                                                                                                       \
+                STOREN((A *)y + at, FN(f)(LOADN((const A *)x + at, k, 0)), k);                                         \
+        }                                                                                                              \
     }
-}
-
-static void FN(tanh_all)(const void *x, void *y, ptrdiff_t n) {
-    for (ptrdiff_t at = 0; at < n; at += VL) {
-        const ptrdiff_t k = n - at;
-        if (k >= VL)
-            STORE((A *)y + at, FN(tanh)(LOAD((const A *)x + at)));
-        else
-            STOREN((A *)y + at, FN(tanh)(LOADN((const A *)x + at, k, 0)), k);
-    }
-}
+OF_ALL(sigmoid)
+OF_ALL(tanh)
+#undef OF_ALL
