@@ -36,6 +36,15 @@ def busy(seconds: float = 0.5) -> float:
     return max(0.0, (_busy_ticks() - before) / TICKS / seconds)
 
 
+def wait_for_idle(limit: float, moments: int = 3) -> None:
+    """Sleep until a few looks in a row find no other process running, or for `limit` seconds; Linux only."""
+    end, quiet = time.perf_counter() + limit, 0
+    while quiet < moments and time.perf_counter() < end:
+        running = _read(Path("/proc/loadavg")).split("/")[0].split()[-1:]
+        quiet = quiet + 1 if running <= ["1"] else 0  # the one is this process
+        time.sleep(0.0005)
+
+
 def describe() -> dict:
     """CPU, caches, and the versions of everything compared."""
     cpu = _cpuinfo()

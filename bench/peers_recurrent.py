@@ -101,7 +101,8 @@ class Fastnorm:
         self._fastnorm.set_num_threads(threads)
 
     def prepare(self, problem: Problem, recompute: bool = False) -> list[Step]:
-        """The step of every family."""
+        """The step of every family; with less kept for the backward if asked for."""
+        name = f"{self.name} recompute" if recompute else self.name
         family, shape = problem.family, problem.shape
         net = getattr(self._nn, family.cell)(
             shape.I, shape.H, norm=family.norm, eps=EPS, recompute=recompute, rng=0
@@ -114,7 +115,7 @@ class Fastnorm:
             dx, _dstate = backward(problem.dy)
             return y, dx
 
-        return [Step(self.name, call, lambda result: {"y": result[0], "dx": result[1], **net.grads})]
+        return [Step(name, call, lambda result: {"y": result[0], "dx": result[1], **net.grads})]
 
     def prepare_stream(self, family: Family, shape: Shape) -> Callable[[], object]:
         """The next step of one sequence."""

@@ -31,6 +31,12 @@ RATIOS = (
     ("torch.nn.LSTM / LSTM here", "torch LSTM", "fastnorm LSTM", "1.0 or more"),
     ("torch.nn.GRU / GRU here", "torch GRU", "fastnorm GRU", "1.0 or more"),
     ("LayerNorm-LSTM / LSTM, both here", "fastnorm LayerNorm-LSTM", "fastnorm LSTM", "1.10 or less"),
+    (
+        "LayerNorm-LSTM: with recompute / without",
+        "fastnorm recompute LayerNorm-LSTM",
+        "fastnorm LayerNorm-LSTM",
+        "",
+    ),
 )
 TIMES = ("fastnorm LayerNorm-LSTM", "fastnorm LSTM", "fastnorm GRU")
 
