@@ -196,22 +196,30 @@ def check_out(out, x, others):
             raise ValueError(f"out overlaps {name}, needs memory of its own")
 
 
+def shown(value):
+    """A wrong value as it fits into a sentence."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        return f"an array of shape {value.shape}"
+    text = repr(value)
+    return text if len(text) <= 100 and "\n" not in text else f"a long {type(value).__name__}"
+
+
 def _to_float(value, name):
     if isinstance(value, (str, bytes)) or np.iscomplexobj(value):
-        raise TypeError(f"{name} is {value!r}, needs a real number")
+        raise TypeError(f"{name} is {shown(value)}, needs a real number")
     try:
         return float(value)
     except OverflowError:
         raise ValueError(f"{name} is beyond the range of float64, needs a number within it") from None
     except (TypeError, ValueError):
-        raise TypeError(f"{name} is {value!r}, needs a real number") from None
+        raise TypeError(f"{name} is {shown(value)}, needs a real number") from None
 
 
 def to_eps(eps):
     """A number that is neither negative nor NaN."""
     value = _to_float(eps, "eps")
     if not value >= 0:
-        raise ValueError(f"eps is {eps!r}, needs a number that is not negative and not NaN")
+        raise ValueError(f"eps is {shown(eps)}, needs a number that is not negative and not NaN")
     return value
 
 
@@ -219,7 +227,7 @@ def to_real(value, name):
     """A finite number."""
     number = _to_float(value, name)
     if not math.isfinite(number):
-        raise ValueError(f"{name} is {value!r}, needs a finite number")
+        raise ValueError(f"{name} is {shown(value)}, needs a finite number")
     return number
 
 
@@ -230,7 +238,7 @@ def to_int(value, name, needed="an int"):
             return operator.index(value)
     except TypeError:
         pass
-    raise TypeError(f"{name} is {value!r}, needs {needed}")
+    raise TypeError(f"{name} is {shown(value)}, needs {needed}")
 
 
 def to_running(a, name, x, channels):

@@ -86,7 +86,7 @@ def set_pool_bytes(n):
 def _to_bytes(n):
     nbytes = checks.to_int(n, "n")
     if isinstance(n, bool) or nbytes < 0:
-        raise ValueError(f"n is {n!r}, needs an int of 0 or more")
+        raise ValueError(f"n is {checks.shown(n)}, needs an int of 0 or more")
     return min(nbytes, _UNLIMITED)
 
 

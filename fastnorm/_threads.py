@@ -15,7 +15,7 @@ _scoped = contextvars.ContextVar("fastnorm_num_threads", default=())  # the numb
 def _positive(value, name):
     n = checks.to_int(value, name)
     if isinstance(value, bool) or n < 1:
-        raise ValueError(f"{name} is {value!r}, needs an int of 1 or more")
+        raise ValueError(f"{name} is {checks.shown(value)}, needs an int of 1 or more")
     return min(n, _MOST)
 
 

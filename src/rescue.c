@@ -74,8 +74,9 @@ static fn_slice not_finite(const fn_job *job, double sum, int has_nan) {
 }
 
 int fn_far_power(double mean, double rstd) {
-    const int wanted = ilogb(rstd) - 126, most = mean == 0 ? 126 : isfinite(mean) ? 125 - ilogb(mean) : 0;
-    return most < 0 ? 0 : wanted < most ? wanted : most;
+    const int wanted = ilogb(rstd) - 126, room = mean == 0 ? 126 : isfinite(mean) ? 125 - ilogb(mean) : 0;
+    const int most = room < 0 ? 0 : room > 126 ? 126 : room;
+    return wanted < 0 ? 0 : wanted < most ? wanted : most;
 }
 
 fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {

@@ -32,6 +32,16 @@ def test_running_statistics_without_variance_and_the_smallest_eps(dtype, eps, sh
     np.testing.assert_allclose(y, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("mean", [1e-20, -1e-30])
+def test_a_small_running_mean_without_variance_and_the_smallest_eps(mean):
+    # both come nearer by a power of two, which must itself be a float32
+    mean = np.array([mean, mean], np.float32)
+    x = np.stack([mean, mean * 2]).astype(np.float32)
+    y = fastnorm.batch_norm(x, running_mean=mean, running_var=0 * mean, training=False, eps=1e-300)
+    assert (y[0] == 0).all()
+    assert (y[1] == np.copysign(np.inf, mean)).all()
+
+
 @pytest.mark.parametrize("value", [1e40, 1e228, 1e308])
 @pytest.mark.parametrize("eps", [1e-5, 1e-300])
 def test_a_constant_slice_of_the_largest_numbers(value, eps):
@@ -77,3 +87,24 @@ def test_running_statistics_are_two_arrays():
     with pytest.raises(ValueError, match=r"^running_var overlaps running_mean"):
         fastnorm.batch_norm(np.arange(8.0).reshape(4, 2), running_mean=both, running_var=both)
     assert (both == 1).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.ones((4, 6, 5)), [np.ones((3, 3))], np.ma.ones((2, 9))], ids=lambda a: str(type(a))
+)
+def test_a_whole_array_in_place_of_a_number_is_told_in_one_sentence(wrong):
+    x = np.ones((2, 3, 4), np.float32)
+    calls = [
+        lambda: fastnorm.normalize(x, eps=wrong),
+        lambda: fastnorm.normalize(x, axis=wrong),
+        lambda: fastnorm.moments(x, correction=wrong),
+        lambda: fastnorm.batch_norm(x, channel_axis=wrong),
+        lambda: fastnorm.group_norm(x, wrong),
+        lambda: fastnorm.set_num_threads(wrong),
+        lambda: fastnorm.num_threads(wrong),
+    ]
+    for call in calls:
+        with pytest.raises((TypeError, ValueError)) as raised:
+            call()
+        assert len(str(raised.value)) < 160
+        assert "\n" not in str(raised.value)
