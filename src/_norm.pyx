@@ -4,7 +4,7 @@
 cimport cython
 cimport numpy as cnp
 from cpython.object cimport PyObject
-from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New
+from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer, PyCapsule_New
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, isfinite, signbit, sqrt
 from libc.string cimport memcmp, memset
@@ -282,7 +282,7 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
         if scale and not fresh:
             rstd = to_stats(pair[1], "stats.rstd", ndim, dims, code)
             job.rstd = cnp.PyArray_DATA(rstd)
-    dx = new_like(dy if x is None else x)
+    dx = new_like(dy) if x is None else new_like(x, dy)
     lay_like(&axes, dx, layout, FN_Y)
     job.data[FN_Y] = <char *> cnp.PyArray_DATA(dx)
     if w is not None:

@@ -1,6 +1,6 @@
 """NumPy's allocation handler (NEP 49) over the pool of pool.c, for the large arrays that fastnorm makes."""
 
-from cpython.pycapsule cimport PyCapsule_New
+from cpython.pycapsule cimport PyCapsule_New, PyCapsule_SetContext
 from libc.stdint cimport uint8_t
 from libc.string cimport memset, strcpy
 
@@ -20,6 +20,7 @@ cdef extern from "pool.h" nogil:
     enum: FN_POOL_LEAST
     ctypedef struct fn_pool_state:
         size_t bound, retained, blocks, fresh, reused
+    void fn_pool_beside(const void *a, const void *b) noexcept
     void *fn_pool_take(size_t bytes) noexcept
     void fn_pool_give(void *data) noexcept
     void *fn_pool_resize(void *data, size_t bytes) noexcept
@@ -53,6 +54,7 @@ table.allocator = PyDataMemAllocator(NULL, take, take_zeros, resize, give)
 strcpy(table.name, "fastnorm_pool")
 
 handler = PyCapsule_New(&table, "mem_handler", NULL)  # each array made with it keeps it
+PyCapsule_SetContext(handler, <void *> fn_pool_beside)
 LEAST = FN_POOL_LEAST
 
 

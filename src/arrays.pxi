@@ -106,34 +106,39 @@ cdef cnp.ndarray to_out(object out, cnp.ndarray x, cnp.ndarray weight, cnp.ndarr
 
 # ---- new ones ---------------------------------------------------------------------------------------------------
 
+ctypedef void (*place)(const void *a, const void *b) noexcept nogil
+
 cdef object handler = None  # NumPy's allocation handler over a pool, for results of so many bytes and more
 cdef Py_ssize_t handler_least = PY_SSIZE_T_MAX
+cdef place beside = NULL    # pool.h: tells it which arrays the next result will be made from
 
 
 def use_handler(capsule, Py_ssize_t least):
     """Allocate results of `least` bytes and more by this handler (NEP 49); None: as NumPy does it."""
-    global handler, handler_least
+    global handler, handler_least, beside
     handler_least = PY_SSIZE_T_MAX
     if capsule is not None:
         handler = capsule
+        beside = <place> PyCapsule_GetContext(capsule)
         handler_least = least
 
 
-cdef cnp.ndarray new_large(cnp.ndarray x):
+cdef cnp.ndarray new_large(cnp.ndarray x, cnp.ndarray dy):
     current = PyDataMem_GetHandler()
     if <PyObject *> current is not PyDataMem_DefaultHandler:  # whoever set another one wants it to be used
         return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
     PyDataMem_SetHandler(handler)
+    beside(cnp.PyArray_DATA(x), NULL if dy is None else cnp.PyArray_DATA(dy))
     try:
         return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
     finally:
         put_back(current)
 
 
-cdef inline cnp.ndarray new_like(cnp.ndarray x):
-    """An array of x's shape, dtype and memory order."""
+cdef inline cnp.ndarray new_like(cnp.ndarray x, cnp.ndarray dy=None):
+    """An array of x's shape, dtype and memory order, to be made from x and, unless None, dy."""
     if cnp.PyArray_NBYTES(x) >= handler_least:
-        return new_large(x)
+        return new_large(x, dy)
     return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
 
 

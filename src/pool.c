@@ -10,13 +10,16 @@
 #include <sys/mman.h>
 
 enum {
+    LINE = 64,
     PAGE = 4096,
+    CLOSE = 1024, /* so far behind, loads still wait */
+    AWAY = 2560,  /* not a power of two, which may be the length of a row */
     HUGE_PAGE = 2 << 20,
     STEPS = 8, /* sizes of blocks between one power of two and the next */
     SIZES = 64 * STEPS,
 };
 
-/* Stands before the data, on a page of its own, or the data would not start at a huge page. */
+/* Stands on a page of its own before that in which the data start, or that could not be a huge one. */
 typedef struct block {
     void *map;
     size_t mapped;               /* bytes of the mapping */
@@ -25,6 +28,7 @@ typedef struct block {
     struct block *above, *below; /* of those of the same size */
 } block;
 
+static _Thread_local uintptr_t offset; /* in a page, of the next block */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block *newest, *oldest, *top[SIZES];
 static fn_pool_state state;
@@ -51,11 +55,11 @@ static block **top_of(size_t size) {
 
 /* ---- one block -------------------------------------------------------------------------------------------------- */
 
-static block *block_of(void *data) { return (block *)((char *)data - PAGE); }
-static void *data_of(block *b) { return (char *)b + PAGE; }
+static block *block_of(void *data) { return (block *)((char *)data - (uintptr_t)data % PAGE - PAGE); }
+static void *data_of(block *b, size_t offset) { return (char *)b + PAGE + offset; }
 
 static block *map_block(size_t size) {
-    const size_t align = size >= HUGE_PAGE ? HUGE_PAGE : PAGE, mapped = size + align;
+    const size_t align = size >= HUGE_PAGE ? HUGE_PAGE : PAGE, mapped = size + align + PAGE;
     char *map = mmap(NULL, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (map == MAP_FAILED) return NULL;
     char *data = map + PAGE;
@@ -139,7 +143,15 @@ static void release_all(void) {
     unmap_all(released);
 }
 
+void fn_pool_beside(const void *a, const void *b) {
+    const uintptr_t of_a = (uintptr_t)a / LINE * LINE, of_b = (uintptr_t)b / LINE * LINE;
+    offset = (of_a + AWAY) % PAGE;
+    if (b && (offset - of_b) % PAGE < CLOSE) offset = (of_a + AWAY / 2) % PAGE;
+}
+
 void *fn_pool_take(size_t bytes) {
+    const uintptr_t start = offset;
+    offset = 0;
     if (bytes > SIZE_MAX / 4) return NULL;
     const size_t size = size_for(bytes);
     pthread_mutex_lock(&lock);
@@ -151,7 +163,7 @@ void *fn_pool_take(size_t bytes) {
         release_all(); /* the retained ones may be just what is missing */
         b = map_block(size);
     }
-    return b ? data_of(b) : NULL;
+    return b ? data_of(b, start) : NULL;
 }
 
 void fn_pool_give(void *data) {
@@ -195,6 +207,7 @@ fn_pool_state fn_pool_now(void) {
 
 #else /* no mappings: every result is the C library's, nothing is retained */
 
+void fn_pool_beside(const void *a, const void *b) { (void)a, (void)b; }
 void *fn_pool_take(size_t bytes) { return malloc(bytes ? bytes : 1); }
 void fn_pool_give(void *data) { free(data); }
 void *fn_pool_resize(void *data, size_t bytes) { return realloc(data, bytes ? bytes : 1); }
