@@ -40,6 +40,7 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define MASK JOIN(mask, KA)
 #define MASKN JOIN(maskn, KA)
 #define FIRST JOIN(first, KA)
+#define HELD JOIN(held, KA)
 
 /* K the element kind and KA its compute kind as vec.h names them, T and A their C types */
 #define KA f32

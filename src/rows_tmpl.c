@@ -27,7 +27,7 @@ INLINE void FN(add_squares)(const char *x, const uint8_t *mask, ptrdiff_t n, int
             t[u] = w[u] = (vec){0};
         },
         {
-            const vec v = FN(fetch)(x, at, k, c), d = FN(zero_outside)(mask, at, k, moved ? v - centre : v);
+            const vec v = HELD(FN(fetch)(x, at, k, c)), d = FN(zero_outside)(mask, at, k, moved ? v - centre : v);
             if (summed) t[u] += d;
             w[u] += d * d;
         });

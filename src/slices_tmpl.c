@@ -5,6 +5,8 @@ enum {
     FN(MOST_ROWS) = FN_MOST_PER, /* of a tile */
     FN(FORWARD_BYTES) = 32768,   /* of a tile in all its arrays; it has at least one slice */
     FN(BACKWARD_BYTES) = 16384,
+    FN(SUMMED_BYTES) = 196608, /* the same with sums of columns: from the second cache, but several rows at once */
+    FN(SUMMED_ROWS) = 4,       /* as many as combine_cols takes at once */
 };
 
 /* slices of a tile */
@@ -71,6 +73,37 @@ INLINE void FN(scalars)(const fn_slices *p, ptrdiff_t n, ptrdiff_t first, fn_sum
     }
 }
 
+/* for j: q[lane(j)] += x[j]^2; c[lane(j)] += dy[j] * x[j] */
+INLINE void FN(add_products)(const char *dy, const char *x, ptrdiff_t n, vec q[U], vec c[U]) {
+    vec t[U] = {{0}}, w[U] = {{0}};
+    LANE_LOOP(
+        n,
+        UNROLL for (int u = 0; u < U; u++) {
+            q[u] += t[u];
+            c[u] += w[u];
+            t[u] = w[u] = (vec){0};
+        },
+        {
+            const vec v = HELD(FN(fetch)(x, at, k, 0)), g = FN(fetch)(dy, at, k, 0);
+            t[u] += v * v;
+            w[u] += FN(inside_row)(k, g * v);
+        });
+}
+
+/* The rstd and sum g * xhat of a slice of one row that has neither mean nor weight, in one pass over it. Returns 0, and both
+ * are not to be used, where products of what is not yet divided by the deviation may have lost digits. */
+INLINE int FN(products)(const char *dy, const char *x, ptrdiff_t n, A *rstd, double *gx) {
+    const double narrow = 0x1p48, slight = 0x1p-64;
+    vec q[U] = {{0}}, c[U] = {{0}};
+    A squares, products;
+    FN(add_products)(dy, x, n, q, c);
+    FN(trees)(q, c, &squares, &products);
+    const double var = (double)squares / (double)n, size = fabs((double)products);
+    *rstd = (A)(1 / sqrt(var));
+    *gx = (double)products * (double)*rstd;
+    return var * narrow > 1 && var < narrow && size > slight && size * slight < 1;
+}
+
 static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t slices, ptrdiff_t n,
                                   const fn_slices *p) {
     enum { MOST = FN(MOST_ROWS) };
@@ -80,21 +113,29 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     const fn_moments m = {count, zero, comp, squares};
     const fn_tile none = {0};
     const fn_param absent = {0};
-    const ptrdiff_t per = p->per, most = FN(slices_together)(per, n, FN(BACKWARD_BYTES) / 3);
+    const ptrdiff_t per = p->per, bytes = p->work ? FN(SUMMED_BYTES) : FN(BACKWARD_BYTES);
+    ptrdiff_t most = FN(slices_together)(per, n, bytes / 3);
+    if (p->work && most < FN(SUMMED_ROWS)) most = FN(SUMMED_ROWS); /* per is 1 then */
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         k = slices - s < most ? slices - s : most;
         const ptrdiff_t r = s * per, rows = k * per;
         const fn_tile of_dy = FN(from_row)(dy, r), of_x = FN(from_row)(x, r), of_dx = FN(from_row)(dx, r);
-        if (p->fresh) {
+        int known = p->fresh && per == 1 && !(p->weight.a && p->weight.along);
+        for (ptrdiff_t i = 0; known && i < k; i++) {
+            known = FN(products)(of_dy.base + i * dy.step, of_x.base + i * x.step, n, fresh + i, gx + i);
+            g[i] = sx[i] = 0; /* without a mean, nothing depends on it */
+        }
+        if (p->fresh && !known) {
             FN(moments_rows)(of_x, none, k, per * x.step, 0, per, n, 0, m);
             if (FN(finalize)(k, m, 0, p->least, 1, high, low, fresh)) return s;
         }
         const fn_param mean = p->mean ? FN(by_row)((const A *)p->mean + s, k, per, means) : absent;
         const fn_param rstd = FN(by_row)(p->fresh ? fresh : (const A *)p->rstd + s, k, per, rstds);
         const fn_param weight = FN(param_from)(p->weight, r);
-        FN(dots_rows)(of_dy, of_x, none, rows, n,
-                      &(fn_dots){.mean = mean, .rstd = rstd, .weight = weight.along ? weight : absent},
-                      (fn_sums){g, gx, sx});
+        if (!known)
+            FN(dots_rows)(of_dy, of_x, none, rows, n,
+                          &(fn_dots){.mean = mean, .rstd = rstd, .weight = weight.along ? weight : absent},
+                          (fn_sums){g, gx, sx});
         for (ptrdiff_t i = 0; i < k; i++)
             FN(scalars)(p, n, r + i * per, (fn_sums){g + i * per, gx + i * per, sx + i * per}, shift + i, c1 + i,
                         c2 + i);

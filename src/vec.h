@@ -11,6 +11,7 @@
  *     sumpair_A(a, b, &p, &q)     p = sum_A(a), q = sum_A(b)
  *     mask_A(p), maskn_A(p, k)    VL (k) bytes of a boolean mask as all-ones / all-zeros lanes
  *     first_A(k)                  the first k lanes, as a mask        select_A(m, a, b)      m ? a : b
+ *     held_A(v)                   v, out of one load
  *
  * Addresses need no alignment. Conversions round to nearest even, keep denormals, and agree bit by bit on every tier;
  * nothing here contracts to fma. To add a tier: teach the four `#if` blocks below, and add a row in meson.build. */
@@ -64,6 +65,22 @@ INLINE vf64 splat_f64(double a) { return a - (vf64){0}; }
 
 INLINE vf32 select_f32(vi32 m, vf32 a, vf32 b) { return (vf32)((m & (vi32)a) | (~m & (vi32)b)); }
 INLINE vf64 select_f64(vi64 m, vf64 a, vf64 b) { return (vf64)((m & (vi64)a) | (~m & (vi64)b)); }
+
+/* In a register before it is used, or the compiler loads twice what is used twice: a load that crosses a line costs more
+ * than an addition. */
+#if defined(__x86_64__) || defined(__i386__)
+#define HOLD(v) __asm__("" : "+v"(v))
+#else
+#define HOLD(v) (void)(v)
+#endif
+INLINE vf32 held_f32(vf32 v) {
+    HOLD(v);
+    return v;
+}
+INLINE vf64 held_f64(vf64 v) {
+    HOLD(v);
+    return v;
+}
 
 /* the first k lanes */
 INLINE vi32 first_f32(ptrdiff_t k) {
