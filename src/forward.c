@@ -226,7 +226,8 @@ static void apply_chunk(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t 
                         fn_worker_state *w) {
     const fn_cut *cut = &f->cut;
     const ptrdiff_t first = chunk * cut->chunk_blocks;
-    for (ptrdiff_t i = first; i < first + cut->chunk_blocks && i < cut->blocks; i++) {
+    const ptrdiff_t last = first + cut->chunk_blocks < cut->blocks ? first + cut->chunk_blocks : cut->blocks;
+    for (ptrdiff_t i = last - 1; i >= first; i--) { /* backwards: the last block is the one still in cache */
         const fn_block b = fn_cut_block(f->job, cut, unit, i);
         fn_apply_block(f, &b, &u->stats, 0, f->job->plan.cols, w);
     }
@@ -242,7 +243,7 @@ static void whole_unit(void *context, ptrdiff_t index, int worker) {
     if (!f->job->given)
         for (ptrdiff_t c = 0; c < f->cut.chunks; c++) moments_of_chunk(f, &unit, c, u, w);
     settle_unit(f, &unit, u, w);
-    if (f->job->data[FN_Y]) /* backwards: the last chunk is the one still in cache */
+    if (f->job->data[FN_Y]) /* backwards, for the same reason as in it */
         for (ptrdiff_t c = f->cut.chunks - 1; c >= 0; c--) apply_chunk(f, &unit, c, u, w);
 }
 
