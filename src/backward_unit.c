@@ -309,8 +309,9 @@ void fn_combine_chunk(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t c
     const fn_cut *cut = &b->cut;
     const ptrdiff_t first = chunk * cut->chunk_blocks;
     const ptrdiff_t last = first + cut->chunk_blocks < cut->blocks ? first + cut->chunk_blocks : cut->blocks;
-    for (ptrdiff_t i = last - 1; i >= first; i--) { /* backwards: the last block is the one still in cache */
-        const fn_block k = fn_cut_block(b->job, cut, unit, i);
+    const int together = !b->from_elements && fn_tiles_adjacent(b->job);
+    for (ptrdiff_t i = first, count; i < last; i += count) {
+        const fn_block k = fn_cut_blocks(b->job, cut, unit, i, together ? last : i + 1, &count);
         const fn_inputs in = fn_inputs_of(b, &k, w);
         if (b->from_elements) fn_elements_block(b, &k, &in, u, w, part);
         fn_combine_block(b, &k, &in, u, w);

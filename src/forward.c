@@ -227,8 +227,9 @@ static void apply_chunk(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t 
     const fn_cut *cut = &f->cut;
     const ptrdiff_t first = chunk * cut->chunk_blocks;
     const ptrdiff_t last = first + cut->chunk_blocks < cut->blocks ? first + cut->chunk_blocks : cut->blocks;
-    for (ptrdiff_t i = last - 1; i >= first; i--) { /* backwards: the last block is the one still in cache */
-        const fn_block b = fn_cut_block(f->job, cut, unit, i);
+    const int together = fn_tiles_adjacent(f->job);
+    for (ptrdiff_t i = first, count; i < last; i += count) {
+        const fn_block b = fn_cut_blocks(f->job, cut, unit, i, together ? last : i + 1, &count);
         fn_apply_block(f, &b, &u->stats, 0, f->job->plan.cols, w);
     }
 }
@@ -243,7 +244,7 @@ static void whole_unit(void *context, ptrdiff_t index, int worker) {
     if (!f->job->given)
         for (ptrdiff_t c = 0; c < f->cut.chunks; c++) moments_of_chunk(f, &unit, c, u, w);
     settle_unit(f, &unit, u, w);
-    if (f->job->data[FN_Y]) /* backwards, for the same reason as in it */
+    if (f->job->data[FN_Y]) /* backwards: the last chunk is the one still in cache */
         for (ptrdiff_t c = f->cut.chunks - 1; c >= 0; c--) apply_chunk(f, &unit, c, u, w);
 }
 

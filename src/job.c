@@ -146,6 +146,14 @@ fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit,
     return out;
 }
 
+fn_block fn_cut_blocks(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last,
+                       ptrdiff_t *count) {
+    fn_block out = fn_cut_block(job, cut, unit, first);
+    *count = cut->splits > 1 ? 1 : min(last - first, cut->row_blocks - first % cut->row_blocks);
+    if (*count > 1) out.rows = min(*count * cut->block_rows, cut->run - first % cut->row_blocks * cut->block_rows);
+    return out;
+}
+
 void *fn_take(fn_space *space, size_t bytes) {
     void *piece = space->base ? space->base + space->used : NULL;
     space->used += (bytes + 63) / 64 * 64;
@@ -159,6 +167,13 @@ static ptrdiff_t element_size(const fn_job *job, int operand) {
 }
 int fn_tile_adjacent(const fn_job *job, int operand) {
     return job->plan.n == 1 || fn_plan_step(&job->plan, operand) == element_size(job, operand);
+}
+
+int fn_tiles_adjacent(const fn_job *job) {
+    const int operands[] = {FN_X, FN_Y, FN_DY, FN_MASK};
+    int adjacent = 1;
+    for (int i = 0; i < 4; i++) adjacent &= !job->data[operands[i]] || fn_tile_adjacent(job, operands[i]);
+    return adjacent;
 }
 
 size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand) {

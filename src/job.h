@@ -77,6 +77,9 @@ ptrdiff_t fn_rows_of_slice(const fn_job *job);
 fn_cut fn_cut_make(const fn_job *job);
 fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit);
 fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block);
+/* as many of the blocks from `first` to before `last` as follow at one step, as one; `count` says how many */
+fn_block fn_cut_blocks(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last,
+                       ptrdiff_t *count);
 
 /* the axis along which a block's rows follow each other, and that of the rows of which its slices consist */
 const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut);
@@ -105,6 +108,7 @@ void fn_tile_flush(const fn_job *job, const fn_cut *cut, fn_tile tile, const ptr
 /* scratch of one tile of this operand: 0 where none is needed */
 size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand);
 int fn_tile_adjacent(const fn_job *job, int operand); /* the tiles stand in the array itself */
+int fn_tiles_adjacent(const fn_job *job);             /* those of all arrays that there are */
 
 /* ---- parameters ------------------------------------------------------------------------------------------------- */
 
