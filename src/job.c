@@ -10,6 +10,7 @@ enum {
     CHUNK_BYTES = 131072,      /* the least that is handed to a thread at a time */
     MAX_CHUNKS = 64,
     TILE_BYTES = 8192,           /* many short rows: what stays in L1 between statistics and result */
+    SLICE_BYTES = 65536,         /* of several rows: its x and dy stay in L2 between their two passes */
     BACKWARD_TILE_BYTES = 65536, /* and enough rows for the column sums of a parameter's gradient */
     TILE_ROWS = 128,
     SUMMED_ROWS = 32,          /* the least of a chunk with column sums: then they are brought to a part's */
@@ -36,7 +37,8 @@ ptrdiff_t fn_rows_of_slice(const fn_job *job) {
     if (!plan->nreduced) return 1;
     if (!plan->nkept || job->data[FN_MASK]) return 0;
     const fn_axis *rows = &plan->reduced[0], *slices = &plan->kept[plan->nkept - 1];
-    if (rows->len > FN_MOST_PER || rows->len * plan->n * (ptrdiff_t)job->verbs->compute_size > FN_BLOCK_BYTES) return 0;
+    const ptrdiff_t row_bytes = plan->n * (ptrdiff_t)job->verbs->compute_size;
+    if (rows->len > FN_MOST_PER || row_bytes > FN_BLOCK_BYTES || rows->len * row_bytes > SLICE_BYTES) return 0;
     const int wanted[FN_NOPERANDS] = {[FN_X] = 1,
                                       [FN_Y] = 1,
                                       [FN_DY] = job->data[FN_DY] != NULL,

@@ -125,16 +125,26 @@ INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
 
 static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
                              ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out) {
+    double count, mean, comp, m2;
+    const fn_moments more = {&count, &mean, &comp, &m2};
     const fn_tile none = {0};
+    const ptrdiff_t fit = FN_BLOCK_BYTES / (n * (ptrdiff_t)sizeof(A)), most = rows <= fit || fit < 1 ? rows : fit;
     for (ptrdiff_t c = 0; c < cells; c++) {
-        if (mask.base)
-            FN(moments_cell)(x, mask, rows, n, centre, c, out);
-        else if (centre == FN_MEAN)
-            FN(moments_cell)(x, none, rows, n, FN_MEAN, c, out);
-        else if (centre)
-            FN(moments_cell)(x, none, rows, n, 1, c, out);
-        else
-            FN(moments_cell)(x, none, rows, n, 0, c, out);
+        for (ptrdiff_t r = 0; r < rows; r += most) { /* so many as one accumulation may span */
+            const fn_tile from = {x.base + r * x.step, x.step};
+            const fn_tile inside = {mask.base ? mask.base + r * mask.step : NULL, mask.step};
+            const ptrdiff_t k = rows - r < most ? rows - r : most, cell = r ? 0 : c;
+            const fn_moments into = r ? more : out;
+            if (mask.base)
+                FN(moments_cell)(from, inside, k, n, centre, cell, into);
+            else if (centre == FN_MEAN)
+                FN(moments_cell)(from, none, k, n, FN_MEAN, cell, into);
+            else if (centre)
+                FN(moments_cell)(from, none, k, n, 1, cell, into);
+            else
+                FN(moments_cell)(from, none, k, n, 0, cell, into);
+            if (r) merge(1, (fn_moments){out.count + c, out.mean + c, out.comp + c, out.m2 + c}, more);
+        }
         x.base += cell_step;
         if (mask.base) mask.base += mask_cell_step;
     }
