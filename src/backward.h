@@ -81,6 +81,9 @@ void fn_load_stats(const fn_job *job, const fn_axis *axis, ptrdiff_t at, ptrdiff
 /* parameter gradients "from sums": adds one cell's to the part's accumulators */
 void fn_add_params(const fn_backward_job *b, ptrdiff_t part, ptrdiff_t weight_at, ptrdiff_t bias_at, double g,
                    double gx);
+/* the same of n rows along the axis, whose sums stand one after the other */
+void fn_add_rows(const fn_backward_job *b, ptrdiff_t part, const ptrdiff_t offset[FN_NOPERANDS], const fn_axis *axis,
+                 ptrdiff_t n, fn_sums sums);
 
 /* ---- units (backward_unit.c) ------------------------------------------------------------------------------------- */
 

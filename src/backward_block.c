@@ -192,3 +192,12 @@ void fn_add_params(const fn_backward_job *b, ptrdiff_t part, ptrdiff_t weight_at
     if (b->dweight) b->dweight[part * b->job->ndweight + weight_at] += gx;
     if (b->dbias) b->dbias[part * b->job->ndbias + bias_at] += g;
 }
+
+void fn_add_rows(const fn_backward_job *b, ptrdiff_t part, const ptrdiff_t offset[FN_NOPERANDS], const fn_axis *axis,
+                 ptrdiff_t n, fn_sums sums) {
+    double *dweight = b->dweight ? part_of(b->dweight, b->job->ndweight, part) + offset[FN_DWEIGHT] : NULL;
+    double *dbias = b->dbias ? part_of(b->dbias, b->job->ndbias, part) + offset[FN_DBIAS] : NULL;
+    const ptrdiff_t weight_step = axis->stride[FN_DWEIGHT], bias_step = axis->stride[FN_DBIAS];
+    for (ptrdiff_t i = 0; dweight && i < n; i++) dweight[i * weight_step] += sums.gx[i];
+    for (ptrdiff_t i = 0; dbias && i < n; i++) dbias[i * bias_step] += sums.g[i];
+}

@@ -56,9 +56,7 @@ static void whole_rows(fn_backward_job *b, const fn_block *k, ptrdiff_t part, fn
     const fn_tile dx = rows_at(b, k, FN_Y);
     if (job->verbs->adjoint_rows(rows_at(b, k, FN_DY), rows_at(b, k, FN_X), dx, k->rows, k->width, &p) < k->rows)
         __atomic_store_n(&b->beyond, 1, __ATOMIC_RELAXED);
-    for (ptrdiff_t r = 0; b->from_sums && r < k->rows * job->per; r++)
-        fn_add_params(b, part, k->offset[FN_DWEIGHT] + r * axis->stride[FN_DWEIGHT],
-                      k->offset[FN_DBIAS] + r * axis->stride[FN_DBIAS], u->chunk.g[r], u->chunk.gx[r]);
+    if (b->from_sums) fn_add_rows(b, part, k->offset, axis, k->rows * job->per, u->chunk);
 }
 
 /* brings the column sums of these blocks from w->work to the part's accumulators */

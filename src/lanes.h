@@ -22,7 +22,8 @@
 #undef RUN
 #define RUN 16 /* what a virtual lane adds up before it is carried to the next sum: short runs round less */
 
-/* Element j of a row belongs to virtual lane j % LANES. CARRY follows every RUN steps of the lanes, and the tail. */
+/* Element j of a row belongs to virtual lane j % LANES. CARRY follows every RUN steps of the lanes, the last run taking
+ * the tail with it. */
 #define LANE_LOOP(n, CARRY, ...)                                                                                       \
     do {                                                                                                               \
         ptrdiff_t first = 0;                                                                                           \
@@ -35,7 +36,7 @@
                     __VA_ARGS__                                                                                        \
                 }                                                                                                      \
             }                                                                                                          \
-            if (stop < (n)) {                                                                                          \
+            if (stop < full) {                                                                                         \
                 CARRY                                                                                                  \
             }                                                                                                          \
         }                                                                                                              \
