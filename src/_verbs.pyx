@@ -38,7 +38,7 @@ cdef extern from "norm.h":
         fn_param mean, rstd, c1, c2, shift, weight
     ctypedef struct fn_norm:
         ptrdiff_t per
-        int centre, scale
+        int adjoin, centre, scale
         double eps, least
         fn_param weight, bias
         void *mean

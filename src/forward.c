@@ -168,6 +168,8 @@ static void moments_of_chunk(const fn_forward_job *f, const fn_unit *unit, ptrdi
         fn_tile mask = fn_tile_in(job, cut, FN_MASK, b.offset, b.rows, b.width, w->mask_tile);
         if (job->plan.cols)
             job->verbs->moments_cols(x, mask, b.rows, b.width, job->centre, w->work, out);
+        else if (!mask.base && x.step == b.width * (ptrdiff_t)job->verbs->size) /* rows that adjoin are one */
+            job->verbs->moments_rows(x, mask, 1, 0, 0, 1, b.rows * b.width, fn_wanted(job), out);
         else
             job->verbs->moments_rows(x, mask, 1, 0, 0, b.rows, b.width, fn_wanted(job), out);
         if (i > first) job->verbs->merge(slots, into, out);

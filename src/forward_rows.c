@@ -14,12 +14,19 @@ static char *stat_at(const fn_job *job, void *stats, const fn_block *b) {
     return stats ? (char *)stats + b->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size : NULL;
 }
 
+/* whether a slice of several rows is one row to its moments: few enough elements for one accumulation, that adjoin */
+static int adjoins(const fn_job *job, const fn_axis *rows, const fn_block *b) {
+    return job->per > 1 && rows->stride[FN_X] == b->width * (ptrdiff_t)job->verbs->size &&
+           job->per * b->width * (ptrdiff_t)job->verbs->compute_size <= FN_BLOCK_BYTES;
+}
+
 /* the block's slices as far as the fast path goes; returns how many */
 static ptrdiff_t whole_rows(const fn_forward_job *f, const fn_block *b, fn_worker_state *w) {
     const fn_job *job = f->job;
     const fn_axis *axis = fn_whole_axis(job, &f->cut);
     const fn_norm p = {
         .per = job->per,
+        .adjoin = adjoins(job, axis, b),
         .centre = fn_wanted(job),
         .scale = job->scale,
         .eps = job->eps,
@@ -39,10 +46,12 @@ static void few_rows(const fn_forward_job *f, fn_block *b, fn_unit_state *u, fn_
     const fn_job *job = f->job;
     const fn_axis *axis = fn_row_axis(job, &f->cut), *rows = fn_whole_axis(job, &f->cut);
     const fn_param absent = {0};
+    const int adjoin = adjoins(job, rows, b);
     for (; b->rows > 0; b->rows--) {
         const fn_tile x = {job->data[FN_X] + b->offset[FN_X], rows->stride[FN_X]}, none = {0};
         const fn_tile y = {job->data[FN_Y] + b->offset[FN_Y], rows->stride[FN_Y]};
-        job->verbs->moments_rows(x, none, 1, 0, 0, job->per, b->width, fn_wanted(job), u->chunk);
+        job->verbs->moments_rows(x, none, 1, 0, 0, adjoin ? 1 : job->per, adjoin ? job->per * b->width : b->width,
+                                 fn_wanted(job), u->chunk);
         fn_settle(job, axis, b->offset, 1, u->chunk, &u->stats);
         const fn_affine p = {
             .mean = {u->stats.mean, 0, 0},

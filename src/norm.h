@@ -52,6 +52,7 @@ enum { FN_MOST_PER = 64 }; /* the most rows of a slice where many slices go thro
 
 typedef struct {
     ptrdiff_t per;         /* rows of a slice, at most FN_MOST_PER */
+    int adjoin;            /* a slice's rows adjoin in x: to the moments they are one, with one tail */
     int centre, scale;     /* subtract the mean; divide by the deviation */
     double eps, least;     /* as finalize takes them */
     fn_param weight, bias; /* NULL: 1 and 0; along the row and the same for all rows, or by row */

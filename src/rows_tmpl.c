@@ -129,22 +129,20 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
     const fn_moments more = {&count, &mean, &comp, &m2};
     const fn_tile none = {0};
     const ptrdiff_t fit = FN_BLOCK_BYTES / (n * (ptrdiff_t)sizeof(A)), most = rows <= fit || fit < 1 ? rows : fit;
-    const int adjoin = !mask.base && x.step == n * (ptrdiff_t)sizeof(T); /* many rows are one, with one tail */
     for (ptrdiff_t c = 0; c < cells; c++) {
         for (ptrdiff_t r = 0; r < rows; r += most) { /* so many as one accumulation may span */
             const fn_tile from = {x.base + r * x.step, x.step};
             const fn_tile inside = {mask.base ? mask.base + r * mask.step : NULL, mask.step};
-            const ptrdiff_t together = rows - r < most ? rows - r : most, cell = r ? 0 : c;
-            const ptrdiff_t k = adjoin ? 1 : together, width = adjoin ? together * n : n;
+            const ptrdiff_t k = rows - r < most ? rows - r : most, cell = r ? 0 : c;
             const fn_moments into = r ? more : out;
             if (mask.base)
-                FN(moments_cell)(from, inside, k, width, centre, cell, into);
+                FN(moments_cell)(from, inside, k, n, centre, cell, into);
             else if (centre == FN_MEAN)
-                FN(moments_cell)(from, none, k, width, FN_MEAN, cell, into);
+                FN(moments_cell)(from, none, k, n, FN_MEAN, cell, into);
             else if (centre)
-                FN(moments_cell)(from, none, k, width, 1, cell, into);
+                FN(moments_cell)(from, none, k, n, 1, cell, into);
             else
-                FN(moments_cell)(from, none, k, width, 0, cell, into);
+                FN(moments_cell)(from, none, k, n, 0, cell, into);
             if (r) merge(1, (fn_moments){out.count + c, out.mean + c, out.comp + c, out.m2 + c}, more);
         }
         x.base += cell_step;

@@ -36,7 +36,7 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         k = slices - s < most ? slices - s : most;
         const fn_tile from = FN(from_row)(x, s * per);
-        FN(moments_rows)(from, none, k, per * x.step, 0, per, n, p->centre, m);
+        FN(moments_rows)(from, none, k, per * x.step, 0, p->adjoin ? 1 : per, p->adjoin ? per * n : n, p->centre, m);
         if (FN(finalize)(k, m, p->eps, p->least, p->scale, high, low, rstd)) return s;
         if (p->mean)
             for (ptrdiff_t i = 0; i < k; i++) ((A *)p->mean)[s + i] = (A)(mean[i] + comp[i]);
