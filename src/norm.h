@@ -78,8 +78,8 @@ typedef struct {
     double least; /* as finalize takes it */
     const void *mean, *rstd; /* in A, one for each slice; mean NULL: 0 */
     fn_param weight;         /* NULL: 1; along the row and the same for all rows, or by row */
-    fn_sums sums;            /* of each row without its weight: g, and gx = g * (xhat - shift); NULL: not wanted */
-    void *work;              /* as in combine_cols; NULL: no column sums */
+    fn_sums sums; /* of each row without its weight: gx = g * (xhat - shift) and, unless fresh, g; NULL: not wanted */
+    void *work;   /* as in combine_cols; NULL: no column sums */
 } fn_slices;
 
 typedef struct {

@@ -32,9 +32,9 @@ each_tier = pytest.mark.parametrize("tier", TIERS)
 
 
 def additions(rows, n, kind):
-    """How many a term takes part in: its run of up to 16, the runs of its lane, the tree of the lanes."""
+    """How many a term takes part in: its run of up to 17, the runs of its lane, the tree of the lanes."""
     steps = -(-n // kind.lanes)
-    return min(steps, 16) + rows * -(-steps // 16) + rows + 5
+    return min(steps, 17) + rows * -(-steps // 16) + rows + 5
 
 
 def as_slices(x, mask, slices):
