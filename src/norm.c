@@ -45,6 +45,7 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 /* K the element kind and KA its compute kind as vec.h names them, T and A their C types */
 #define KA f32
 #define A float
+#define W double /* wider than A */
 #define vec vf32
 #define ivec vi32
 
@@ -68,11 +69,13 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 
 #undef KA
 #undef A
+#undef W
 #undef vec
 #undef ivec
 
 #define KA f64
 #define A double
+#define W long double
 #define vec vf64
 #define ivec vi64
 #define K f64

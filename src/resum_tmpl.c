@@ -1,9 +1,9 @@
 /* The backward's sums whose fast path left the range of A, by a product or on the way to a sum that is within it: once
- * more, in the widest type there is. Written once in T; norm.c includes this file once per dtype. */
+ * more, in a wider type, W. Written once in T; norm.c includes this file once per dtype. */
 
 INLINE int FN(is_finite)(A v) { return v - v == 0; }
 
-INLINE long double FN(param_value)(fn_param p, ptrdiff_t r, ptrdiff_t j, A neutral) {
+INLINE A FN(param_value)(fn_param p, ptrdiff_t r, ptrdiff_t j, A neutral) {
     return p.a ? FN(param_row)(p, r)[p.along ? j : 0] : neutral;
 }
 
@@ -12,17 +12,20 @@ INLINE long double FN(param_value)(fn_param p, ptrdiff_t r, ptrdiff_t j, A neutr
 static __attribute__((noinline, cold)) void FN(resum)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r, ptrdiff_t r_end,
                                                       ptrdiff_t j, ptrdiff_t j_end, const fn_dots *p, double *sum) {
     const ptrdiff_t first = j;
-    long double s = 0;
+    W s = 0;
     for (; r < r_end; r++)
         for (j = first; j < j_end; j++) {
             const ptrdiff_t at = j * (ptrdiff_t)sizeof(T);
             if (mask.base && !FN(mask_row)(mask, r)[j]) continue;
-            long double v = LOAD1(dy.base + r * dy.step + at) * FN(param_value)(p->weight, r, j, 1);
+            const A g = LOAD1(dy.base + r * dy.step + at), weight = FN(param_value)(p->weight, r, j, 1);
+            if (!FN(is_finite)(g) || !FN(is_finite)(weight)) return;
+            W v = (W)g * weight;
             if (x.base) {
-                const long double d = LOAD1(x.base + r * x.step + at) - FN(param_value)(p->mean, r, j, 0);
-                v *= d * FN(param_value)(p->rstd, r, j, 1) - FN(param_value)(p->shift, r, j, 0);
+                const A e = LOAD1(x.base + r * x.step + at), mean = FN(param_value)(p->mean, r, j, 0);
+                const A rstd = FN(param_value)(p->rstd, r, j, 1), shift = FN(param_value)(p->shift, r, j, 0);
+                if (!FN(is_finite)(e) || !FN(is_finite)(mean) || !FN(is_finite)(rstd) || !FN(is_finite)(shift)) return;
+                v *= ((W)e - mean) * rstd - shift;
             }
-            if (v - v != 0) return;
             s += v;
         }
     *sum = (double)s;

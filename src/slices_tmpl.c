@@ -153,12 +153,24 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     return slices;
 }
 
+/* whether some sum that is not finite has not come to `into` yet, where it would stay */
+static int FN(any_left)(ptrdiff_t n, const A *sums, const double *into) {
+    int any = 0;
+    for (ptrdiff_t j = 0; j < n; j++) any |= !FN(is_finite)(sums[j]) & (into[j] - into[j] == 0);
+    return any;
+}
+
 /* the sums of columns in p->work that are not finite, from these slices */
 static void FN(resum_cols)(fn_tile dy, fn_tile x, ptrdiff_t slices, ptrdiff_t n, const fn_slices *p, fn_sums out) {
     const ptrdiff_t per = p->per;
     const fn_tile none = {0};
     const A *sg = p->work, *sgx = sg + n, *mean = p->mean, *rstd = p->rstd;
     for (ptrdiff_t s = 0; s < slices; s++) {
+        if (!FN(any_left)(n, sg, out.g) && !FN(any_left)(n, sgx, out.gx)) { /* nothing can bring them back */
+            for (ptrdiff_t j = 0; j < n; j++) out.g[j] += FN(is_finite)(sg[j]) ? 0 : (double)sg[j];
+            for (ptrdiff_t j = 0; j < n; j++) out.gx[j] += FN(is_finite)(sgx[j]) ? 0 : (double)sgx[j];
+            return;
+        }
         const fn_tile of_dy = FN(from_row)(dy, s * per), of_x = FN(from_row)(x, s * per);
         double sum = 0;
         for (ptrdiff_t r = 0; p->centre && r < per; r++)
@@ -168,10 +180,14 @@ static void FN(resum_cols)(fn_tile dy, fn_tile x, ptrdiff_t slices, ptrdiff_t n,
         const fn_dots q = {.mean = {mean ? mean + s : NULL, 0, 0}, .rstd = {rstd + s, 0, 0}, .shift = {&shift, 0, 0}};
         for (ptrdiff_t j = 0; j < n; j++) {
             double g = (double)sg[j], gx = (double)sgx[j];
-            if (!FN(is_finite)(sg[j])) FN(resum)(of_dy, none, none, 0, per, j, j + 1, &q, &g);
-            if (!FN(is_finite)(sgx[j])) FN(resum)(of_dy, of_x, none, 0, per, j, j + 1, &q, &gx);
-            out.g[j] += FN(is_finite)(sg[j]) ? 0 : g;
-            out.gx[j] += FN(is_finite)(sgx[j]) ? 0 : gx;
+            if (!FN(is_finite)(sg[j])) {
+                FN(resum)(of_dy, none, none, 0, per, j, j + 1, &q, &g);
+                out.g[j] += g;
+            }
+            if (!FN(is_finite)(sgx[j])) {
+                FN(resum)(of_dy, of_x, none, 0, per, j, j + 1, &q, &gx);
+                out.gx[j] += gx;
+            }
         }
     }
 }

@@ -126,6 +126,22 @@ def test_a_variance_below_all_numbers_is_still_more_than_none():
         assert not np.signbit(var).any()
 
 
+def test_infinities_of_both_signs_in_rows_far_apart_have_no_sum(rng):
+    dy = values(rng, (4096, 40), FLOAT32)
+    x, weight = values(rng, dy.shape, FLOAT32), np.ones(40, np.float32)
+    _, stats = fastnorm.layer_norm(x, weight, return_stats=True)
+    plain = fastnorm.layer_norm_backward(dy, x, stats, weight)
+    dy[3, :2], dy[4000, 0], dy[70, 2] = np.inf, -np.inf, np.nan
+    dy[100:110, 3], dy[110:120, 3] = 3e38, -3e38
+    grads = fastnorm.layer_norm_backward(dy, x, stats, weight)
+    np.testing.assert_array_equal(grads.dbias[:3], [np.nan, np.inf, np.nan])
+    assert not np.isfinite(grads.dweight[:3]).any()
+    assert_close(grads.dbias[3], dy[:, 3].astype(np.float64).sum(), "total", 20 * 3e38)
+    assert np.isfinite(grads.dbias[3])
+    np.testing.assert_array_equal(grads.dbias[4:], plain.dbias[4:])
+    np.testing.assert_array_equal(grads.dweight[4:], plain.dweight[4:])
+
+
 # --- 16-bit storage: what is loaded and what is stored, over all numbers there are
 
 
