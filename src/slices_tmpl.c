@@ -4,7 +4,7 @@
 enum {
     FN(MOST_ROWS) = FN_MOST_PER, /* of a tile */
     FN(FORWARD_BYTES) = 32768,   /* of a tile in all its arrays; it has at least one slice */
-    FN(BACKWARD_BYTES) = 16384,
+    FN(BACKWARD_BYTES) = 24576,
     FN(SUMMED_BYTES) = 196608, /* the same with sums of columns: from the second cache, but several rows at once */
     FN(SUMMED_ROWS) = 4,       /* as many as combine_cols takes at once */
 };
