@@ -95,8 +95,8 @@ def summary(results: list[Result], peers: Iterable[str]) -> str:
             add(title, [r for r in results if getattr(r, key) == value])
     text.append("")
     for name in peers:
-        mean = geometric_mean(r.ratios[name] for r in results if name in r.ratios)
-        text.append(f"{name} takes {mean:.2f} times our time")
+        if measured := [r.ratios[name] for r in results if name in r.ratios]:
+            text.append(f"{name} takes {geometric_mean(measured):.2f} times our time")
     behind = sorted((r for r in results if r.lead < 1), key=lambda r: r.lead)
     text.append(f"behind the fastest peer in {len(behind)} of {len(results)} cases")
     for r in behind:
@@ -105,13 +105,34 @@ def summary(results: list[Result], peers: Iterable[str]) -> str:
 
 
 def markdown(results: list[Result], peers: Iterable[str]) -> str:
-    """README's table: float32, cache-resident, the largest number of threads."""
-    most = max(r.threads for r in results)
-    chosen = [r for r in results if (r.dtype, r.size, r.threads) == ("float32", "cache", most)]
-    names = " | ".join(peers)
-    text = [f"| layout | | us | of the limit | {names} |", "| --- " * (4 + len(list(peers))) + "|"]
+    """README's tables: means over all layouts, and every layout in float32, cache-resident, on one thread."""
+    return f"{_means(results)}\n\n{_layouts(results, list(peers))}"
+
+
+def _means(results: list[Result]) -> str:
+    """For each dtype and size: the fastest peer's time over ours, and our share of the limit, by threads."""
+    threads, sizes = sorted({r.threads for r in results}), list(dict.fromkeys(r.size for r in results))
+    titles = " | ".join(f"{size} | of the limit" for size in sizes)
+    text = [f"| threads {' / '.join(map(str, threads))} | {titles} |"]
+    text.append("| --- " * (1 + 2 * len(sizes)) + "|")
+    for dtype in dict.fromkeys(r.dtype for r in results):
+        cells = []
+        for size in sizes:
+            alike = [r for r in results if (r.dtype, r.size) == (dtype, size)]
+            chosen = [[r for r in alike if r.threads == count] for count in threads]
+            cells.append(" / ".join(f"{geometric_mean(r.lead for r in rs):.1f}" for rs in chosen))
+            cells.append(" / ".join(_percent(geometric_mean(r.share for r in rs)) for rs in chosen))
+        text.append(f"| {dtype} | {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+def _layouts(results: list[Result], peers: list[str]) -> str:
+    fewest = min(r.threads for r in results)
+    chosen = [r for r in results if (r.dtype, r.size, r.threads) == ("float32", "cache", fewest)]
+    present = [name for name in peers if any(name in r.ratios for r in chosen)]
+    text = [f"| layout | | us | of the limit | {' | '.join(present)} |", "| --- " * (4 + len(present)) + "|"]
     for r in chosen:
-        ratios = " | ".join(f"{r.ratios[name]:.1f}" if name in r.ratios else "" for name in peers)
+        ratios = " | ".join(f"{r.ratios[name]:.1f}" if name in r.ratios else "" for name in present)
         text.append(
             f"| {r.layout} {r.shape} | {r.direction} | {r.ours * 1e6:.0f} | {r.share:.0%} | {ratios} |"
         )

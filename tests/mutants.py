@@ -26,11 +26,13 @@ TESTS = [
 
 MUTANTS = {  # name: (file, text, what stands there instead)
     "a dropped tail": ("src/lanes.h", "if (at < (n)) {", "if (0 && at < (n)) {"),
-    "a lost carry": ("src/lanes.h", "if (stop < (n)) {", "if (stop < (n) && first < 2 * RUN * LANES) {"),
+    "a lost carry": ("src/lanes.h", "if (stop < full) {", "if (stop < full && first < 2 * RUN * LANES) {"),
     "a wrong lane": ("src/lanes.h", "s[u] += s[u + half], t[u]", "s[u] += s[u], t[u]"),
     "a missing merge": ("src/forward.c", "for (ptrdiff_t c = 1; c < cut->chunks; c++)", "for (ptrdiff_t c = 2; c < cut->chunks; c++)"),
     "a missing merge of the backward": ("src/backward_unit.c", "for (ptrdiff_t c = 1; c < b->cut.chunks; c++)", "for (ptrdiff_t c = 2; c < b->cut.chunks; c++)"),
-    "a wrong chunk bound": ("src/backward_unit.c", "i < first + cut->chunk_blocks && i < cut->blocks; i++) {\n        const fn_block k = fn_cut_block(b->job", "i + 1 < first + cut->chunk_blocks && i < cut->blocks; i++) {\n        const fn_block k = fn_cut_block(b->job"),
+    "a wrong chunk bound": ("src/backward_unit.c", "i < last; i += count) {\n        const fn_block k = fn_cut_blocks(b->job", "i + 1 < last; i += count) {\n        const fn_block k = fn_cut_blocks(b->job"),
+    "rows of a slice not merged": ("src/rows_tmpl.c", "if (r) merge(1,", "if (r > most) merge(1,"),
+    "the last rows of a tile left out": ("src/slices_tmpl.c", "if (p->work && most < FN(SUMMED_ROWS)) most = FN(SUMMED_ROWS);", "if (p->work && most < FN(SUMMED_ROWS)) most = FN(SUMMED_ROWS), slices -= slices > 9;"),
     "a wrong count": ("src/backward_unit.c", "fn_count_row(in->mask, r, k->width);", "(double)k->width;"),
     "a missing centre correction": ("src/backward_block.c", "s.shift = x / count;", "s.shift = 0;"),
     "a missing centre correction of whole rows": ("src/slices_tmpl.c", "c = (gx - s * g) * share;", "c = gx * share;"),
