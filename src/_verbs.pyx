@@ -45,7 +45,7 @@ cdef extern from "norm.h":
         void *rstd
     ctypedef struct fn_slices:
         ptrdiff_t per
-        int centre, fresh
+        int centre, fresh, undivided
         double least
         const void *mean
         const void *rstd
@@ -312,7 +312,8 @@ cdef class Verbs:
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_slices p
         memset(&p, 0, sizeof(p))
-        p.per, p.centre, p.fresh, p.least, p.sums = per, centre, rstd is None, least, sums_of(out, rows)
+        p.per, p.centre, p.least, p.sums = per, centre, least, sums_of(out, rows)
+        p.fresh = p.undivided = rstd is None
         if mean is not None:
             p.mean = values(mean, slices, compute)
         if rstd is not None:

@@ -188,7 +188,8 @@ static int shared_by_rows(const fn_plan *plan, int operand) {
 /* many rows that share the parameters of their columns: sums of columns on the way to dx */
 static int with_column_sums(const fn_job *job) {
     const fn_plan *plan = &job->plan;
-    if (!(job->dweight || job->dbias) || plan->n == 1 || plan->regions == 1 || plan->nreduced || job->fresh) return 0;
+    if (!(job->dweight || job->dbias) || plan->n == 1 || plan->regions == 1 || plan->nreduced || job->undivided)
+        return 0;
     if (job->dweight && !(shared_by_rows(plan, FN_DWEIGHT) && plan->inner.stride[FN_DWEIGHT] == 1)) return 0;
     if (job->dbias && !(shared_by_rows(plan, FN_DBIAS) && plan->inner.stride[FN_DBIAS] == 1)) return 0;
     return !job->data[FN_WEIGHT] || shared_by_rows(plan, FN_WEIGHT);
@@ -269,6 +270,7 @@ static int attempt(fn_backward_job *b) {
 int fn_backward(fn_job *job) {
     void *packed = NULL;
     fn_backward_job b = {.job = job};
+    job->undivided = job->fresh; /* and stays so in a second attempt: a slice must not depend on its neighbours */
     int status = fn_param_pack(job, FN_WEIGHT, &packed);
     if (status == FN_OK) status = attempt(&b);
     if (status == FN_OK && b.beyond) {

@@ -159,13 +159,13 @@ fn_scalars fn_scalars_of(const fn_backward_job *b, double g, double gx, double x
     fn_scalars s = {0};
     if (job->given) return s;
     if (job->centre && b->has_x) s.shift = x / count;
-    if (job->scale) s.c2 = (gx - s.shift * g) / count;
+    if (job->scale) s.c2 = fn_moved(gx, s.shift, g) / count;
     if (job->centre) s.c1 = g / count;
     if (job->scale) s.c1 -= s.shift * s.c2; /* xhat - shift, folded: (g - c1) - xhat * c2 */
     return s;
 }
 
-double fn_moved(double gx, double shift, double g) { return g == 0 ? gx : gx - shift * g; }
+double fn_moved(double gx, double shift, double g) { return g == 0 || shift == 0 ? gx : gx - shift * g; }
 
 void fn_put_scalars(const fn_job *job, fn_unit_sums *u, ptrdiff_t i, fn_scalars s) {
     fn_set(job, u->shift, i, s.shift);

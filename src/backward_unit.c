@@ -34,6 +34,7 @@ static fn_slices slices_of_block(const fn_backward_job *b, const fn_block *k, fn
         .per = job->per,
         .centre = job->centre,
         .fresh = job->fresh,
+        .undivided = job->undivided,
         .least = FN_LEAST_VARIANCE,
         .mean = job->mean ? (char *)job->mean + at : NULL,
         .rstd = (char *)job->rstd + at,

@@ -31,6 +31,7 @@ typedef struct {
     void *dweight, *dbias;  /* backward: results in A; NULL: not wanted */
     ptrdiff_t ndweight, ndbias;
     int fresh;       /* backward: the rstd are not there yet, but are taken here, without a mean and with eps 0 */
+    int undivided;   /* backward: it began so; see fn_slices */
     ptrdiff_t per;   /* many rows: so many make a slice (fn_rows_of_slice) */
     int whole_rows;  /* many rows: a verb does all that is done to a tile, and needs no tiles from here */
     int column_sums; /* backward: the columns of many rows are added up on the way to dx: smaller blocks will do */

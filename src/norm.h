@@ -74,12 +74,14 @@ typedef struct {
 typedef struct {
     ptrdiff_t per; /* rows of a slice, at most FN_MOST_PER */
     int centre;
-    int fresh;    /* mean and rstd are not there yet: without a mean, rstd from the rows' squares, eps being 0 */
-    double least; /* as finalize takes it */
+    int fresh;     /* mean and rstd are not there yet: without a mean, rstd from the rows' squares, eps being 0 */
+    int undivided; /* without a mean: products of slices of a row are added up before they are divided by the deviation,
+                    * where that is safe; then a row's g is left away */
+    double least;  /* as finalize takes it */
     const void *mean, *rstd; /* in A, one for each slice; mean NULL: 0 */
     fn_param weight;         /* NULL: 1; along the row and the same for all rows, or by row */
-    fn_sums sums; /* of each row without its weight: gx = g * (xhat - shift) and, unless fresh, g; NULL: not wanted */
-    void *work;   /* as in combine_cols; NULL: no column sums */
+    fn_sums sums;            /* of each row without its weight: gx = g * (xhat - shift) and g; NULL: not wanted */
+    void *work;              /* as in combine_cols; NULL: no column sums */
 } fn_slices;
 
 typedef struct {

@@ -8,7 +8,7 @@ INLINE A FN(param_value)(fn_param p, ptrdiff_t r, ptrdiff_t j, A neutral) {
 }
 
 /* *sum = the sum of g, or with x of g * (xhat - shift), over rows r to r_end and columns j to j_end, as in dots_rows;
- * left as it is where a factor is not finite, which the fast path has seen too */
+ * NaN as soon as an element is */
 static __attribute__((noinline, cold)) void FN(resum)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r, ptrdiff_t r_end,
                                                       ptrdiff_t j, ptrdiff_t j_end, const fn_dots *p, double *sum) {
     const ptrdiff_t first = j;
@@ -18,15 +18,14 @@ static __attribute__((noinline, cold)) void FN(resum)(fn_tile dy, fn_tile x, fn_
             const ptrdiff_t at = j * (ptrdiff_t)sizeof(T);
             if (mask.base && !FN(mask_row)(mask, r)[j]) continue;
             const A g = LOAD1(dy.base + r * dy.step + at), weight = FN(param_value)(p->weight, r, j, 1);
-            if (!FN(is_finite)(g) || !FN(is_finite)(weight)) return;
             W v = (W)g * weight;
             if (x.base) {
                 const A e = LOAD1(x.base + r * x.step + at), mean = FN(param_value)(p->mean, r, j, 0);
                 const A rstd = FN(param_value)(p->rstd, r, j, 1), shift = FN(param_value)(p->shift, r, j, 0);
-                if (!FN(is_finite)(e) || !FN(is_finite)(mean) || !FN(is_finite)(rstd) || !FN(is_finite)(shift)) return;
                 v *= ((W)e - mean) * rstd - shift;
             }
             s += v;
+            if (s != s) break;
         }
     *sum = (double)s;
 }

@@ -51,6 +51,9 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
     return slices;
 }
 
+/* gx - shift * g, where there is no shift also beside an infinite g */
+INLINE double FN(moved)(double gx, double shift, double g) { return shift == 0 ? gx : gx - shift * g; }
+
 /* From the sums of a slice's rows to its scalars; what goes to p->sums is of rows and not weighed. */
 INLINE void FN(scalars)(const fn_slices *p, ptrdiff_t n, ptrdiff_t first, fn_sums of_rows, A *shift, A *c1, A *c2) {
     const double share = 1 / ((double)p->per * (double)n);
@@ -62,14 +65,14 @@ INLINE void FN(scalars)(const fn_slices *p, ptrdiff_t n, ptrdiff_t first, fn_sum
         gx += w * of_rows.gx[r];
         x += of_rows.x[r];
     }
-    const double s = p->centre ? x * share : 0, c = (gx - s * g) * share;
+    const double s = p->centre ? x * share : 0, c = FN(moved)(gx, s, g) * share;
     *shift = (A)s;
     *c2 = (A)c;
     *c1 = p->centre ? (A)(g * share - s * c) : 0; /* xhat - shift, folded: (g - c1) - xhat * c2 */
     if (!p->sums.g) return;
     for (ptrdiff_t r = 0; r < p->per; r++) {
         p->sums.g[first + r] = of_rows.g[r];
-        p->sums.gx[first + r] = of_rows.gx[r] - s * of_rows.g[r];
+        p->sums.gx[first + r] = FN(moved)(of_rows.gx[r], s, of_rows.g[r]);
     }
 }
 
@@ -120,22 +123,30 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
         k = slices - s < most ? slices - s : most;
         const ptrdiff_t r = s * per, rows = k * per;
         const fn_tile of_dy = FN(from_row)(dy, r), of_x = FN(from_row)(x, r), of_dx = FN(from_row)(dx, r);
-        int known = p->fresh && per == 1 && !(p->weight.a && p->weight.along);
-        for (ptrdiff_t i = 0; known && i < k; i++) {
-            known = FN(products)(of_dy.base + i * dy.step, of_x.base + i * x.step, n, fresh + i, gx + i);
-            g[i] = sx[i] = 0; /* without a mean, nothing depends on it */
-        }
-        if (p->fresh && !known) {
+        const int undivided = p->undivided && per == 1 && !(p->weight.a && p->weight.along);
+        if (p->fresh && !undivided) {
             FN(moments_rows)(of_x, none, k, per * x.step, 0, per, n, 0, m);
             if (FN(finalize)(k, m, 0, p->least, 1, high, low, fresh)) return s;
         }
         const fn_param mean = p->mean ? FN(by_row)((const A *)p->mean + s, k, per, means) : absent;
         const fn_param rstd = FN(by_row)(p->fresh ? fresh : (const A *)p->rstd + s, k, per, rstds);
         const fn_param weight = FN(param_from)(p->weight, r);
-        if (!known)
-            FN(dots_rows)(of_dy, of_x, none, rows, n,
-                          &(fn_dots){.mean = mean, .rstd = rstd, .weight = weight.along ? weight : absent},
-                          (fn_sums){g, gx, sx});
+        const fn_dots dots = {.mean = mean, .rstd = rstd, .weight = weight.along ? weight : absent};
+        if (!undivided) FN(dots_rows)(of_dy, of_x, none, rows, n, &dots, (fn_sums){g, gx, sx});
+        for (ptrdiff_t i = 0; undivided && i < k; i++) { /* each row by itself: it must not depend on its neighbours */
+            const fn_tile dy1 = FN(from_row)(of_dy, i), x1 = FN(from_row)(of_x, i);
+            A own;
+            const int safe = FN(products)(dy1.base, x1.base, n, &own, gx + i);
+            g[i] = sx[i] = 0; /* without a mean, nothing depends on it */
+            if (safe && p->fresh) fresh[i] = own;
+            if (safe) continue;
+            if (p->fresh) {
+                FN(moments_rows)(x1, none, 1, 0, 0, 1, n, 0, m);
+                if (FN(finalize)(1, m, 0, p->least, 1, high, low, fresh + i)) return s;
+            }
+            const fn_dots alone = {.rstd = {(const A *)rstd.a + i, 0, 0}};
+            FN(dots_rows)(dy1, x1, none, 1, n, &alone, (fn_sums){g + i, gx + i, sx + i});
+        }
         for (ptrdiff_t i = 0; i < k; i++)
             FN(scalars)(p, n, r + i * per, (fn_sums){g + i * per, gx + i * per, sx + i * per}, shift + i, c1 + i,
                         c2 + i);
@@ -145,7 +156,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
                               .c2 = FN(by_row)(c2, k, per, c2s),
                               .shift = FN(by_row)(shift, k, per, shifts),
                               .weight = weight};
-        if (known) /* the short way to combine: at 1024 columns the long one costs 3 % */
+        if (undivided) /* the short way to combine: at 1024 columns the long one costs 3 % */
             for (ptrdiff_t i = 0; i < rows; i++) FN(combine_rows)(of_dy, of_x, none, of_dx, i, 1, n, &q, 1, 0, 0, 0);
         else if (p->work)
             FN(combine_cols)(of_dy, of_x, of_dx, rows, n, &q, p->work);
@@ -155,10 +166,10 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     return slices;
 }
 
-/* whether some sum that is not finite has not come to `into` yet, where it would stay */
+/* whether some sum that is not finite may still change `into`, which is not NaN there */
 static int FN(any_left)(ptrdiff_t n, const A *sums, const double *into) {
     int any = 0;
-    for (ptrdiff_t j = 0; j < n; j++) any |= !FN(is_finite)(sums[j]) & (into[j] - into[j] == 0);
+    for (ptrdiff_t j = 0; j < n; j++) any |= !FN(is_finite)(sums[j]) & (into[j] == into[j]);
     return any;
 }
 
@@ -168,11 +179,7 @@ static void FN(resum_cols)(fn_tile dy, fn_tile x, ptrdiff_t slices, ptrdiff_t n,
     const fn_tile none = {0};
     const A *sg = p->work, *sgx = sg + n, *mean = p->mean, *rstd = p->rstd;
     for (ptrdiff_t s = 0; s < slices; s++) {
-        if (!FN(any_left)(n, sg, out.g) && !FN(any_left)(n, sgx, out.gx)) { /* nothing can bring them back */
-            for (ptrdiff_t j = 0; j < n; j++) out.g[j] += FN(is_finite)(sg[j]) ? 0 : (double)sg[j];
-            for (ptrdiff_t j = 0; j < n; j++) out.gx[j] += FN(is_finite)(sgx[j]) ? 0 : (double)sgx[j];
-            return;
-        }
+        if (!FN(any_left)(n, sg, out.g) && !FN(any_left)(n, sgx, out.gx)) return;
         const fn_tile of_dy = FN(from_row)(dy, s * per), of_x = FN(from_row)(x, s * per);
         double sum = 0;
         for (ptrdiff_t r = 0; p->centre && r < per; r++)

@@ -68,7 +68,7 @@ INLINE vf64 select_f64(vi64 m, vf64 a, vf64 b) { return (vf64)((m & (vi64)a) | (
 
 /* In a register before it is used, or the compiler loads twice what is used twice: a load that crosses a line costs more
  * than an addition. */
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__) || defined(__SSE2__)
 #define HOLD(v) __asm__("" : "+v"(v))
 #else
 #define HOLD(v) (void)(v)

@@ -189,3 +189,39 @@ def test_16_bit_sums_do_not_saturate(dtype, mean, axis, shape, rng):
     assert grads.dweight.dtype == FLOAT32
     assert_close(grads.dweight, right.dweight, "total", np.abs(dy.astype(np.float64)).sum())
     assert_close(grads.dbias, right.dbias, "total", np.abs(dy.astype(np.float64)).sum())
+
+
+@pytest.mark.parametrize("change", ["a zero gradient", "zeros", "tiny", "huge", "nan", "inf"])
+def test_a_slice_of_weight_norm_depends_on_no_other(change, dtype, rng):
+    dw, v = values(rng, (40, 256), dtype), values(rng, (40, 256), dtype)
+    g, small = np.ones(40, np.float64 if dtype == np.float64 else np.float32), 2.0**-13
+    clean = fastnorm.weight_norm_backward(dw, v, g)
+    if change == "a zero gradient":
+        dw[5] = 0
+    else:
+        v[5] *= {"zeros": 0, "tiny": small, "huge": 1 / small, "nan": np.nan, "inf": np.inf}[change]
+        v[5] *= {"tiny": small, "huge": 1 / small}.get(change, 1) if dtype.itemsize > 2 else 1
+    with np.errstate(all="ignore"):
+        dirty = fastnorm.weight_norm_backward(dw, v, g)
+    others = np.arange(40) != 5
+    for before, after in zip(clean, dirty, strict=True):
+        np.testing.assert_array_equal(after[others], before[others])
+
+
+@pytest.mark.parametrize("overflow", [300, 10])
+def test_an_infinite_gradient_outlasts_sums_that_overflow(overflow, rng):
+    x, weight = rng.standard_normal((4000, 40), np.float32), np.ones(40, np.float32)
+    dy = rng.standard_normal(x.shape, np.float32)
+    dy[100, 0] = np.inf
+    dy[overflow : overflow + 10, 0] = -3e38
+    _, stats = fastnorm.layer_norm(x, weight, return_stats=True)
+    assert fastnorm.layer_norm_backward(dy, x, stats, weight).dbias[0] == np.inf
+
+
+def test_an_infinite_gradient_without_a_mean(rng):
+    dw, v = rng.standard_normal((2, 4, 64))
+    dw[1, 3] = np.inf
+    g = np.ones(4)
+    actual, expected = (f.weight_norm_backward(dw, v, g)[1] for f in (fastnorm, reference))
+    assert np.isinf(expected[1])
+    assert actual[1] == expected[1]
