@@ -30,6 +30,7 @@ MANY = [
     (70, 33, 0),
     (9, 1000, 0.3),
     (5, 4097, 0),
+    (11, 6000, 0.3),  # beyond four rows of the tiles with column sums
     (130, 64, 40.0),
 ]  # rows of more tiles than one
 
