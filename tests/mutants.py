@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TESTS = [
     "test_kernels.py",
     "test_kernels_tiles.py",
+    "test_kernels_slices.py",
     "test_core.py",
     "test_same_bits.py",
     "test_where.py",

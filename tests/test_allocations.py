@@ -111,7 +111,7 @@ def sweep(call, expected):
             return raised
 
 fastnorm.set_num_threads(int(sys.argv[1]))
-for _ in range(3):  # the helpers are there before a request fails: what those need that come later would look leaked
+for _ in range(3):  # the helpers come before a request fails: what they need would look leaked
     fastnorm.layer_norm(array(4000, 700))
 ctypes.c_size_t.in_dll(shim, "least").value = 1000 if sys.argv[2] == "large" else 0
 for i, call in enumerate((calls_through_numpy if sys.argv[2] == "large" else plain_calls)()):
