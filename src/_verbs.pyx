@@ -178,6 +178,23 @@ cdef void *values(a, ptrdiff_t n, size_t size) except NULL:
     return cnp.PyArray_DATA(<cnp.ndarray> a)
 
 
+cdef fn_dots dots_of(mean, rstd, shift, weight, ptrdiff_t rows, ptrdiff_t n, size_t compute) except *:
+    cdef fn_dots p
+    memset(&p, 0, sizeof(p))
+    p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
+    p.shift, p.weight = param_of(shift, rows, n, compute), param_of(weight, rows, n, compute)
+    return p
+
+
+cdef fn_adjoint adjoint_of(mean, rstd, c1, c2, shift, weight, ptrdiff_t rows, ptrdiff_t n, size_t compute) except *:
+    cdef fn_adjoint p
+    memset(&p, 0, sizeof(p))
+    p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
+    p.c1, p.c2 = param_of(c1, rows, n, compute), param_of(c2, rows, n, compute)
+    p.shift, p.weight = param_of(shift, rows, n, compute), param_of(weight, rows, n, compute)
+    return p
+
+
 # ---- verbs ------------------------------------------------------------------------------------------------------
 
 cdef class Verbs:
@@ -249,31 +266,21 @@ cdef class Verbs:
     def dots_rows(self, cnp.ndarray dy, x, mask, out, mean=None, rstd=None, shift=None, weight=None):
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
-        cdef fn_dots p
-        memset(&p, 0, sizeof(p))
-        p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
-        p.shift, p.weight = param_of(shift, rows, n, compute), param_of(weight, rows, n, compute)
+        cdef fn_dots p = dots_of(mean, rstd, shift, weight, rows, n, compute)
         self.verbs.dots_rows(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(mask, rows, n, 1), rows, n,
                              &p, sums_of(out, rows))
 
     def dots_cols(self, cnp.ndarray dy, x, mask, work, out, mean=None, rstd=None, shift=None, weight=None):
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
-        cdef fn_dots p
-        memset(&p, 0, sizeof(p))
-        p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
-        p.shift, p.weight = param_of(shift, rows, n, compute), param_of(weight, rows, n, compute)
+        cdef fn_dots p = dots_of(mean, rstd, shift, weight, rows, n, compute)
         self.verbs.dots_cols(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(mask, rows, n, 1), rows, n,
                              &p, values(work, 3 * n, compute), sums_of(out, n))
 
     def combine(self, cnp.ndarray dy, x, mask, cnp.ndarray dx, mean=None, rstd=None, c1=None, c2=None, weight=None):
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
-        cdef fn_adjoint p
-        memset(&p, 0, sizeof(p))
-        p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
-        p.c1, p.c2 = param_of(c1, rows, n, compute), param_of(c2, rows, n, compute)
-        p.weight = param_of(weight, rows, n, compute)
+        cdef fn_adjoint p = adjoint_of(mean, rstd, c1, c2, None, weight, rows, n, compute)
         self.verbs.combine(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(mask, rows, n, 1),
                            tile_of(dx, rows, n, size), rows, n, &p)
 
@@ -281,11 +288,7 @@ cdef class Verbs:
                      shift=None, weight=None):
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
-        cdef fn_adjoint p
-        memset(&p, 0, sizeof(p))
-        p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
-        p.c1, p.c2 = param_of(c1, rows, n, compute), param_of(c2, rows, n, compute)
-        p.shift, p.weight = param_of(shift, rows, n, compute), param_of(weight, rows, n, compute)
+        cdef fn_adjoint p = adjoint_of(mean, rstd, c1, c2, shift, weight, rows, n, compute)
         self.verbs.combine_cols(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(dx, rows, n, size), rows,
                                 n, &p, values(work, 2 * n, compute))
 

@@ -71,8 +71,6 @@ typedef struct {
 } fn_scalars;
 
 fn_scalars fn_scalars_of(const fn_backward_job *b, double g, double gx, double x, double count);
-/* gx - shift * g; a cell that has no element inside the mask stays 0 beside a shift that is NaN */
-double fn_moved(double gx, double shift, double g);
 void fn_put_scalars(const fn_job *job, fn_unit_sums *u, ptrdiff_t i, fn_scalars s);
 
 /* n slices' saved statistics, from `at` on along the axis */

@@ -37,7 +37,6 @@ void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inpu
     fn_tile_flush(job, &b->cut, dx, k->offset, k->rows, k->width);
 }
 
-static fn_tile tile_row(fn_tile t, ptrdiff_t r) { return (fn_tile){t.base ? t.base + r * t.step : NULL, t.step}; }
 static fn_param param_row(fn_param p, ptrdiff_t r, ptrdiff_t size) {
     return (fn_param){p.a ? (const char *)p.a + r * p.step * size : NULL, p.step, p.along};
 }
@@ -101,7 +100,8 @@ static void add_elements(const fn_backward_job *b, const fn_block *k, const fn_i
             memset(into.g, 0, (size_t)k->width * sizeof(double));
             memset(into.gx, 0, (size_t)k->width * sizeof(double));
         }
-        verbs->dots_cols(tile_row(in->dy, r), tile_row(x, r), tile_row(in->mask, r), rows, k->width, &q, w->work, into);
+        verbs->dots_cols(fn_tile_from(in->dy, r), fn_tile_from(x, r), fn_tile_from(in->mask, r), rows, k->width, &q,
+                         w->work, into);
         if (in_place) continue;
         for (ptrdiff_t j = 0; dbias && j < k->width; j++) add_dbias(b, part, first + j * step, into.g[j]);
         for (ptrdiff_t j = 0; dweight && j < k->width; j++) add_dweight(b, part, first + j * step, into.gx[j]);
@@ -164,8 +164,6 @@ fn_scalars fn_scalars_of(const fn_backward_job *b, double g, double gx, double x
     if (job->scale) s.c1 -= s.shift * s.c2; /* xhat - shift, folded: (g - c1) - xhat * c2 */
     return s;
 }
-
-double fn_moved(double gx, double shift, double g) { return g == 0 || shift == 0 ? gx : gx - shift * g; }
 
 void fn_put_scalars(const fn_job *job, fn_unit_sums *u, ptrdiff_t i, fn_scalars s) {
     fn_set(job, u->shift, i, s.shift);

@@ -95,8 +95,7 @@ void fn_many_rows_chunk(fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_
     const fn_job *job = b->job;
     const fn_cut *cut = &b->cut;
     const fn_unit all = fn_cut_unit(job, cut, 0);
-    const ptrdiff_t first = chunk * cut->chunk_blocks;
-    const ptrdiff_t last = first + cut->chunk_blocks < cut->blocks ? first + cut->chunk_blocks : cut->blocks;
+    const ptrdiff_t first = chunk * cut->chunk_blocks, last = fn_chunk_end(cut, chunk);
     ptrdiff_t summed = 0, since = first;
     if (job->column_sums) memset(w->work, 0, (size_t)(2 * job->plan.n) * job->verbs->compute_size);
     for (ptrdiff_t i = first; i < last; i++) {
@@ -168,7 +167,7 @@ void fn_sums_of_chunk(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t c
     clear_sums(fn_sums_at(u->chunk, chunk * cut->slots), cut->slots);
     if (u->plain.g) clear_sums(fn_sums_at(u->plain, chunk), 1);
     if (u->count) memset(u->count + chunk * cut->slots, 0, (size_t)cut->slots * sizeof(double));
-    for (ptrdiff_t i = first; i < first + cut->chunk_blocks && i < cut->blocks; i++) {
+    for (ptrdiff_t i = first; i < fn_chunk_end(cut, chunk); i++) {
         const fn_block k = fn_cut_block(job, cut, unit, i);
         const fn_inputs in = fn_inputs_of(b, &k, w);
         if (job->plan.cols)
@@ -237,7 +236,7 @@ static void settle_rows(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t
     do {                                                                                                               \
         A *restrict shift = u->shift, *restrict c1 = u->c1, *restrict c2 = u->c2;                                      \
         for (ptrdiff_t i = 0; i < n; i++) {                                                                            \
-            const double s = moved ? x[i] * share : 0, c = scale ? (gx[i] - s * g[i]) * share : 0;                     \
+            const double s = moved ? x[i] * share : 0, c = scale ? fn_moved(gx[i], s, g[i]) * share : 0;               \
             shift[i] = (A)s;                                                                                           \
             c2[i] = (A)c;                                                                                              \
             c1[i] = (A)((centre ? g[i] * share : 0) - (scale ? s * c : 0)); /* as in fn_scalars_of */                  \
@@ -306,8 +305,7 @@ void fn_settle_unit(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t par
 void fn_combine_chunk(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t part,
                       const fn_unit_sums *u, const fn_worker_space *w) {
     const fn_cut *cut = &b->cut;
-    const ptrdiff_t first = chunk * cut->chunk_blocks;
-    const ptrdiff_t last = first + cut->chunk_blocks < cut->blocks ? first + cut->chunk_blocks : cut->blocks;
+    const ptrdiff_t first = chunk * cut->chunk_blocks, last = fn_chunk_end(cut, chunk);
     const int together = !b->from_elements && fn_tiles_adjacent(b->job);
     for (ptrdiff_t i = first, count; i < last; i += count) {
         const fn_block k = fn_cut_blocks(b->job, cut, unit, i, together ? last : i + 1, &count);

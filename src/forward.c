@@ -106,14 +106,6 @@ void fn_settle(const fn_job *job, const fn_axis *axis, const ptrdiff_t offset[FN
     }
 }
 
-/* A given rstd beyond A's largest number: the data come nearer by a power of two, as far as the mean can follow. */
-static fn_slice far_scale(double mean, double rstd) {
-    const int p = fn_far_power(mean, rstd);
-    fn_slice s = {.prescale = ldexp(1, p), .scaled_mean = ldexp(mean, p), .scaled_rstd = ldexp(rstd, -p)};
-    if (s.scaled_rstd > FLT_MAX) s.scaled_rstd = FLT_MAX;
-    return s;
-}
-
 void fn_load_given(const fn_job *job, const fn_axis *axis, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t n,
                    fn_slot_stats *stats) {
     stats->prescaled = 0;
@@ -126,7 +118,8 @@ void fn_load_given(const fn_job *job, const fn_axis *axis, const ptrdiff_t offse
     for (ptrdiff_t i = 0; job->far_rstd && i < n; i++) {
         const double rstd = job->far_rstd[offset[FN_STAT] + i * axis->stride[FN_STAT]];
         if (!(rstd > FLT_MAX) || isinf(rstd)) continue;
-        const fn_slice s = far_scale(fn_get(job, stats->mean, i), rstd);
+        fn_slice s = {.mean = fn_get(job, stats->mean, i), .rstd = rstd};
+        fn_bring_nearer(&s, FLT_MAX);
         use_slice(job, stats, n, i, &s);
     }
 }
@@ -161,7 +154,7 @@ static void moments_of_chunk(const fn_forward_job *f, const fn_unit *unit, ptrdi
     const fn_cut *cut = &f->cut;
     const fn_moments into = fn_moments_at(u->chunk, chunk * cut->slots);
     const ptrdiff_t slots = job->plan.cols ? unit->width : 1, first = chunk * cut->chunk_blocks;
-    for (ptrdiff_t i = first; i < first + cut->chunk_blocks && i < cut->blocks; i++) {
+    for (ptrdiff_t i = first; i < fn_chunk_end(cut, chunk); i++) {
         const fn_block b = fn_cut_block(job, cut, unit, i);
         const fn_moments out = i == first ? into : w->block;
         fn_tile x = fn_tile_in(job, cut, FN_X, b.offset, b.rows, b.width, w->x_tile);
@@ -225,8 +218,7 @@ static void settle_unit(const fn_forward_job *f, const fn_unit *unit, fn_unit_st
 static void apply_chunk(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t chunk, const fn_unit_state *u,
                         fn_worker_state *w) {
     const fn_cut *cut = &f->cut;
-    const ptrdiff_t first = chunk * cut->chunk_blocks;
-    const ptrdiff_t last = first + cut->chunk_blocks < cut->blocks ? first + cut->chunk_blocks : cut->blocks;
+    const ptrdiff_t first = chunk * cut->chunk_blocks, last = fn_chunk_end(cut, chunk);
     const int together = fn_tiles_adjacent(f->job);
     for (ptrdiff_t i = first, count; i < last; i += count) {
         const fn_block b = fn_cut_blocks(f->job, cut, unit, i, together ? last : i + 1, &count);

@@ -75,8 +75,7 @@ void fn_many_rows(void *context, ptrdiff_t chunk, int worker) {
     fn_worker_state *w = &f->workers[worker];
     fn_unit_state *u = &f->units[worker];
     const fn_unit whole = fn_cut_unit(job, cut, 0);
-    ptrdiff_t last = (chunk + 1) * cut->chunk_blocks;
-    if (last > cut->blocks) last = cut->blocks;
+    const ptrdiff_t last = fn_chunk_end(cut, chunk);
     for (ptrdiff_t i = chunk * cut->chunk_blocks; i < last; i++) {
         fn_block b = fn_cut_block(job, cut, &whole, i);
         const ptrdiff_t done = job->whole_rows ? whole_rows(f, &b, w) : 0;

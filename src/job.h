@@ -78,6 +78,11 @@ ptrdiff_t fn_rows_of_slice(const fn_job *job);
 fn_cut fn_cut_make(const fn_job *job);
 fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit);
 fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block);
+/* the block after a chunk's last */
+static inline ptrdiff_t fn_chunk_end(const fn_cut *cut, ptrdiff_t chunk) {
+    const ptrdiff_t end = (chunk + 1) * cut->chunk_blocks;
+    return end < cut->blocks ? end : cut->blocks;
+}
 /* as many of the blocks from `first` to before `last` as follow at one step, as one; `count` says how many */
 fn_block fn_cut_blocks(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last,
                        ptrdiff_t *count);
@@ -151,7 +156,8 @@ typedef struct {
  * NaN and infinity. `offset` is the slice's first element. */
 fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]);
 
-/* for an rstd beyond float's largest number: the power of two by which the data come nearer, as far as the mean can follow */
-int fn_far_power(double mean, double rstd);
+/* Sets prescale and what goes with it, for an rstd beyond `top`, A's largest number: the data come nearer by a power of
+ * two, as far as the mean can follow. */
+void fn_bring_nearer(fn_slice *s, double top);
 
 #endif

@@ -21,6 +21,10 @@ typedef struct {
     ptrdiff_t step;
 } fn_tile;
 
+static inline fn_tile fn_tile_from(fn_tile t, ptrdiff_t row) {
+    return (fn_tile){t.base ? t.base + row * t.step : NULL, t.step};
+}
+
 /* Values of A that go with a tile: (r, j) uses a[r * step + j] where `along`, else a[r * step].
  * `a` NULL stands for the operand's neutral value. */
 typedef struct {
@@ -41,6 +45,9 @@ enum { FN_MEAN = 2 }; /* see moments_rows */
 typedef struct {
     double *g, *gx, *x;
 } fn_sums;
+
+/* sum g * (xhat - shift) from sum g * xhat; where one factor is 0, the other may be infinite or NaN */
+static inline double fn_moved(double gx, double shift, double g) { return g == 0 || shift == 0 ? gx : gx - shift * g; }
 
 typedef struct {
     fn_param mean, comp, rstd; /* the mean as mean + comp; all three along the row, or none */
@@ -68,7 +75,6 @@ typedef struct {
     fn_param mean, rstd, c1, c2; /* all along the row, or none; c1 NULL: nothing is added to the product with c2 */
     fn_param shift;              /* combine_cols: as in fn_dots, by row */
     fn_param weight;             /* NULL: 1 */
-    ptrdiff_t ahead; /* bytes from a row of dy and x to what will be read next, worth a prefetch; 0: nothing */
 } fn_adjoint;
 
 typedef struct {

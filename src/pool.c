@@ -28,7 +28,7 @@ typedef struct block {
     struct block *above, *below; /* of those of the same size */
 } block;
 
-static _Thread_local uintptr_t offset; /* in a page, of the next block */
+static _Thread_local uintptr_t next_offset; /* in a page, of this thread's next block */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static block *newest, *oldest, *top[SIZES];
 static fn_pool_state state;
@@ -145,13 +145,13 @@ static void release_all(void) {
 
 void fn_pool_beside(const void *a, const void *b) {
     const uintptr_t of_a = (uintptr_t)a / LINE * LINE, of_b = (uintptr_t)b / LINE * LINE;
-    offset = (of_a + AWAY) % PAGE;
-    if (b && (offset - of_b) % PAGE < CLOSE) offset = (of_a + AWAY / 2) % PAGE;
+    next_offset = (of_a + AWAY) % PAGE;
+    if (b && (next_offset - of_b) % PAGE < CLOSE) next_offset = (of_a + AWAY / 2) % PAGE;
 }
 
 void *fn_pool_take(size_t bytes) {
-    const uintptr_t start = offset;
-    offset = 0;
+    const uintptr_t offset = next_offset;
+    next_offset = 0;
     if (bytes > SIZE_MAX / 4) return NULL;
     const size_t size = size_for(bytes);
     pthread_mutex_lock(&lock);
@@ -163,7 +163,7 @@ void *fn_pool_take(size_t bytes) {
         release_all(); /* the retained ones may be just what is missing */
         b = map_block(size);
     }
-    return b ? data_of(b, start) : NULL;
+    return b ? data_of(b, offset) : NULL;
 }
 
 void fn_pool_give(void *data) {

@@ -1,9 +1,9 @@
 /* Memory of large results, kept for the next ones: a page that is touched for the first time costs more than all that
  * a norm does to it.
  *
- * A block is a mapping of its own whose data start in the first page of a huge one, so that the threads that write them take few page
- * faults. What is given back is retained up to a bound and handed out again to a request that fits; beyond the bound
- * the blocks longest unused go back to the system. Safe to call from any thread, and after a fork. */
+ * A block is a mapping of its own whose data start in the first page of a huge one, so that the threads that write them
+ * take few page faults. What is given back is retained up to a bound and handed out again to a request that fits; beyond
+ * the bound the blocks longest unused go back to the system. Safe to call from any thread, and after a fork. */
 #ifndef FN_POOL_H
 #define FN_POOL_H
 

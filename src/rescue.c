@@ -73,10 +73,14 @@ static fn_slice not_finite(const fn_job *job, double sum, int has_nan) {
     return s;
 }
 
-int fn_far_power(double mean, double rstd) {
-    const int wanted = ilogb(rstd) - 126, room = mean == 0 ? 126 : isfinite(mean) ? 125 - ilogb(mean) : 0;
-    const int most = room < 0 ? 0 : room > 126 ? 126 : room;
-    return wanted < 0 ? 0 : wanted < most ? wanted : most;
+void fn_bring_nearer(fn_slice *s, double top) {
+    const int wanted = ilogb(s->rstd) - 126, room = s->mean == 0 ? 126 : isfinite(s->mean) ? 125 - ilogb(s->mean) : 0;
+    const int most = room < 0 ? 0 : room > 126 ? 126 : room, p = wanted < 0 ? 0 : wanted < most ? wanted : most;
+    s->prescale = ldexp(1, p);
+    s->scaled_mean = ldexp(s->mean, p);
+    s->scaled_comp = ldexp(s->comp, p);
+    s->scaled_rstd = ldexp(s->rstd, -p);
+    if (s->scaled_rstd > top) s->scaled_rstd = top;
 }
 
 fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
@@ -143,13 +147,6 @@ fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
     }
     /* a constant slice: x - mean is 0, and any finite factor leaves it so; what the mask leaves out may differ */
     const double top = job->verbs->compute_size == sizeof(float) ? FLT_MAX : DBL_MAX;
-    if (var == 0 && job->eps > 0 && out.scaled_rstd > top) {
-        const int p = fn_far_power(out.mean, out.rstd);
-        out.prescale = ldexp(1, p);
-        out.scaled_mean = ldexp(out.mean, p);
-        out.scaled_comp = ldexp(out.comp, p);
-        out.scaled_rstd = ldexp(out.rstd, -p);
-        if (out.scaled_rstd > top) out.scaled_rstd = top;
-    }
+    if (var == 0 && job->eps > 0 && out.scaled_rstd > top) fn_bring_nearer(&out, top);
     return out;
 }

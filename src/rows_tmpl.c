@@ -131,8 +131,7 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
     const ptrdiff_t fit = FN_BLOCK_BYTES / (n * (ptrdiff_t)sizeof(A)), most = rows <= fit || fit < 1 ? rows : fit;
     for (ptrdiff_t c = 0; c < cells; c++) {
         for (ptrdiff_t r = 0; r < rows; r += most) { /* so many as one accumulation may span */
-            const fn_tile from = {x.base + r * x.step, x.step};
-            const fn_tile inside = {mask.base ? mask.base + r * mask.step : NULL, mask.step};
+            const fn_tile from = fn_tile_from(x, r), inside = fn_tile_from(mask, r);
             const ptrdiff_t k = rows - r < most ? rows - r : most, cell = r ? 0 : c;
             const fn_moments into = r ? more : out;
             if (mask.base)

@@ -21,7 +21,6 @@ INLINE fn_param FN(by_row)(const A *of_slices, ptrdiff_t slices, ptrdiff_t per, 
         for (ptrdiff_t r = 0; r < per; r++) to[i * per + r] = of_slices[i];
     return (fn_param){to, 1, 0};
 }
-INLINE fn_tile FN(from_row)(fn_tile t, ptrdiff_t r) { return (fn_tile){t.base ? t.base + r * t.step : NULL, t.step}; }
 INLINE fn_param FN(param_from)(fn_param p, ptrdiff_t r) {
     return (fn_param){p.a ? FN(param_row)(p, r) : NULL, p.step, p.along};
 }
@@ -35,7 +34,7 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
     const ptrdiff_t per = p->per, most = FN(slices_together)(per, n, FN(FORWARD_BYTES) / 2);
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         k = slices - s < most ? slices - s : most;
-        const fn_tile from = FN(from_row)(x, s * per);
+        const fn_tile from = fn_tile_from(x, s * per);
         FN(moments_rows)(from, none, k, per * x.step, 0, p->adjoin ? 1 : per, p->adjoin ? per * n : n, p->centre, m);
         if (FN(finalize)(k, m, p->eps, p->least, p->scale, high, low, rstd)) return s;
         if (p->mean)
@@ -46,13 +45,10 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
                              .rstd = FN(by_row)(rstd, k, per, rstds),
                              .weight = FN(param_from)(p->weight, s * per),
                              .bias = FN(param_from)(p->bias, s * per)};
-        FN(apply)(from, FN(from_row)(y, s * per), k * per, n, &q);
+        FN(apply)(from, fn_tile_from(y, s * per), k * per, n, &q);
     }
     return slices;
 }
-
-/* gx - shift * g, where there is no shift also beside an infinite g */
-INLINE double FN(moved)(double gx, double shift, double g) { return shift == 0 ? gx : gx - shift * g; }
 
 /* From the sums of a slice's rows to its scalars; what goes to p->sums is of rows and not weighed. */
 INLINE void FN(scalars)(const fn_slices *p, ptrdiff_t n, ptrdiff_t first, fn_sums of_rows, A *shift, A *c1, A *c2) {
@@ -65,14 +61,14 @@ INLINE void FN(scalars)(const fn_slices *p, ptrdiff_t n, ptrdiff_t first, fn_sum
         gx += w * of_rows.gx[r];
         x += of_rows.x[r];
     }
-    const double s = p->centre ? x * share : 0, c = FN(moved)(gx, s, g) * share;
+    const double s = p->centre ? x * share : 0, c = fn_moved(gx, s, g) * share;
     *shift = (A)s;
     *c2 = (A)c;
     *c1 = p->centre ? (A)(g * share - s * c) : 0; /* xhat - shift, folded: (g - c1) - xhat * c2 */
     if (!p->sums.g) return;
     for (ptrdiff_t r = 0; r < p->per; r++) {
         p->sums.g[first + r] = of_rows.g[r];
-        p->sums.gx[first + r] = FN(moved)(of_rows.gx[r], s, of_rows.g[r]);
+        p->sums.gx[first + r] = fn_moved(of_rows.gx[r], s, of_rows.g[r]);
     }
 }
 
@@ -122,7 +118,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         k = slices - s < most ? slices - s : most;
         const ptrdiff_t r = s * per, rows = k * per;
-        const fn_tile of_dy = FN(from_row)(dy, r), of_x = FN(from_row)(x, r), of_dx = FN(from_row)(dx, r);
+        const fn_tile of_dy = fn_tile_from(dy, r), of_x = fn_tile_from(x, r), of_dx = fn_tile_from(dx, r);
         const int undivided = p->undivided && per == 1 && !(p->weight.a && p->weight.along);
         if (p->fresh && !undivided) {
             FN(moments_rows)(of_x, none, k, per * x.step, 0, per, n, 0, m);
@@ -134,7 +130,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
         const fn_dots dots = {.mean = mean, .rstd = rstd, .weight = weight.along ? weight : absent};
         if (!undivided) FN(dots_rows)(of_dy, of_x, none, rows, n, &dots, (fn_sums){g, gx, sx});
         for (ptrdiff_t i = 0; undivided && i < k; i++) { /* each row by itself: it must not depend on its neighbours */
-            const fn_tile dy1 = FN(from_row)(of_dy, i), x1 = FN(from_row)(of_x, i);
+            const fn_tile dy1 = fn_tile_from(of_dy, i), x1 = fn_tile_from(of_x, i);
             A own;
             const int safe = FN(products)(dy1.base, x1.base, n, &own, gx + i);
             g[i] = sx[i] = 0; /* without a mean, nothing depends on it */
@@ -180,7 +176,7 @@ static void FN(resum_cols)(fn_tile dy, fn_tile x, ptrdiff_t slices, ptrdiff_t n,
     const A *sg = p->work, *sgx = sg + n, *mean = p->mean, *rstd = p->rstd;
     for (ptrdiff_t s = 0; s < slices; s++) {
         if (!FN(any_left)(n, sg, out.g) && !FN(any_left)(n, sgx, out.gx)) return;
-        const fn_tile of_dy = FN(from_row)(dy, s * per), of_x = FN(from_row)(x, s * per);
+        const fn_tile of_dy = fn_tile_from(dy, s * per), of_x = fn_tile_from(x, s * per);
         double sum = 0;
         for (ptrdiff_t r = 0; p->centre && r < per; r++)
             for (ptrdiff_t j = 0; j < n; j++)

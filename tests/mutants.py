@@ -36,7 +36,7 @@ MUTANTS = {  # name: (file, text, what stands there instead)
     "the last rows of a tile left out": ("src/slices_tmpl.c", "if (p->work && most < FN(SUMMED_ROWS)) most = FN(SUMMED_ROWS);", "if (p->work && most < FN(SUMMED_ROWS)) most = FN(SUMMED_ROWS), slices -= slices > 9;"),
     "a wrong count": ("src/backward_unit.c", "fn_count_row(in->mask, r, k->width);", "(double)k->width;"),
     "a missing centre correction": ("src/backward_block.c", "s.shift = x / count;", "s.shift = 0;"),
-    "a missing centre correction of whole rows": ("src/slices_tmpl.c", "c = FN(moved)(gx, s, g) * share;", "c = gx * share;"),
+    "a missing centre correction of whole rows": ("src/slices_tmpl.c", "c = fn_moved(gx, s, g) * share;", "c = gx * share;"),
     "column sums carried twice": ("src/tile_tmpl.c", "memset(work, 0, 2 * (size_t)n * sizeof(A));", "(void)0;"),
     "sums beyond the range left so": ("src/rows_tmpl.c", "if (!all) FN(resum_rows)", "if (0 && !all) FN(resum_rows)"),
     "column sums beyond the range left so": ("src/tile_tmpl.c", "return !all;", "if (!all) memset(work, 0, 2 * (size_t)n * sizeof(A));\n    return 0;"),
