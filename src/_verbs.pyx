@@ -26,6 +26,7 @@ cdef extern from "norm.h":
         double *mean
         double *comp
         double *m2
+        double *low
     ctypedef struct fn_sums:
         double *g
         double *gx
@@ -160,8 +161,9 @@ cdef double *doubles(a, ptrdiff_t n) except NULL:
 
 cdef fn_moments moments_of(arrays, ptrdiff_t n) except *:
     cdef fn_moments m
-    count, mean, comp, m2 = arrays
+    count, mean, comp, m2 = arrays[:4]
     m.count, m.mean, m.comp, m.m2 = doubles(count, n), doubles(mean, n), doubles(comp, n), doubles(m2, n)
+    m.low = doubles(arrays[4], n) if len(arrays) > 4 else NULL
     return m
 
 

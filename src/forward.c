@@ -22,6 +22,7 @@ static fn_moments take_moments(fn_space *space, ptrdiff_t n) {
     m.mean = fn_take(space, bytes);
     m.comp = fn_take(space, bytes);
     m.m2 = fn_take(space, bytes);
+    m.low = fn_take(space, bytes);
     return m;
 }
 
@@ -154,6 +155,8 @@ static void moments_of_chunk(const fn_forward_job *f, const fn_unit *unit, ptrdi
     const fn_cut *cut = &f->cut;
     const fn_moments into = fn_moments_at(u->chunk, chunk * cut->slots);
     const ptrdiff_t slots = job->plan.cols ? unit->width : 1, first = chunk * cut->chunk_blocks;
+    memset(into.low, 0, (size_t)slots * sizeof(double));
+    memset(w->block.low, 0, (size_t)slots * sizeof(double));
     for (ptrdiff_t i = first; i < fn_chunk_end(cut, chunk); i++) {
         const fn_block b = fn_cut_block(job, cut, unit, i);
         const fn_moments out = i == first ? into : w->block;
@@ -175,6 +178,7 @@ static void pick(ptrdiff_t n, fn_moments to, fn_moments from, ptrdiff_t step) {
         to.mean[i] = from.mean[i * step];
         to.comp[i] = from.comp[i * step];
         to.m2[i] = from.m2[i * step];
+        to.low[i] = from.low[i * step];
     }
 }
 

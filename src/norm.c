@@ -19,7 +19,12 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
         into.count[i] = total;
         into.mean[i] = na > 0 ? mean : mb;
         into.comp[i] = na > 0 ? rest - (mean - ma) : cb;
-        into.m2[i] = into.m2[i] + from.m2[i] + (na > 0 ? delta * delta * (na * share) : 0);
+
+        /* equal rows again and again: without `low` every addition would round to the same side (Kahan 1965) */
+        const double q = into.m2[i], between = na > 0 ? delta * delta * (na * share) : 0;
+        const double more = (from.m2[i] + (from.low[i] + into.low[i])) + between, all = q + more;
+        into.m2[i] = all;
+        into.low[i] = all <= DBL_MAX ? more - (all - q) : 0;
     }
 }
 

@@ -34,9 +34,10 @@ typedef struct {
 } fn_param;
 
 /* Moments of many slices, each in four arrays: how many elements, mean = mean + comp (a double and its remainder),
- * and m2, the sum of squared deviations from it. */
+ * and m2, the sum of squared deviations from it. `low` is what m2's merges rounded away: merge alone looks at it, and
+ * for what a verb has taken it must be 0. */
 typedef struct {
-    double *count, *mean, *comp, *m2;
+    double *count, *mean, *comp, *m2, *low;
 } fn_moments;
 
 enum { FN_MEAN = 2 }; /* see moments_rows */

@@ -125,11 +125,12 @@ INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
 
 static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
                              ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out) {
-    double count, mean, comp, m2;
-    const fn_moments more = {&count, &mean, &comp, &m2};
+    double count, mean, comp, m2, low, none_low = 0;
+    const fn_moments more = {&count, &mean, &comp, &m2, &none_low};
     const fn_tile none = {0};
     const ptrdiff_t fit = FN_BLOCK_BYTES / (n * (ptrdiff_t)sizeof(A)), most = rows <= fit || fit < 1 ? rows : fit;
     for (ptrdiff_t c = 0; c < cells; c++) {
+        low = 0;
         for (ptrdiff_t r = 0; r < rows; r += most) { /* so many as one accumulation may span */
             const fn_tile from = fn_tile_from(x, r), inside = fn_tile_from(mask, r);
             const ptrdiff_t k = rows - r < most ? rows - r : most, cell = r ? 0 : c;
@@ -142,7 +143,7 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
                 FN(moments_cell)(from, none, k, n, 1, cell, into);
             else
                 FN(moments_cell)(from, none, k, n, 0, cell, into);
-            if (r) merge(1, (fn_moments){out.count + c, out.mean + c, out.comp + c, out.m2 + c}, more);
+            if (r) merge(1, (fn_moments){out.count + c, out.mean + c, out.comp + c, out.m2 + c, &low}, more);
         }
         x.base += cell_step;
         if (mask.base) mask.base += mask_cell_step;

@@ -98,7 +98,8 @@ def call_all_verbs(kernels, reducing, tiles, verbs, kind, shape, rng):
             tiles.call(verbs, "apply", (x,), param | affine, None)
     moments = tiles.make_moments(rng, shape[1])
     tiles.finalize(verbs, moments, 1e-5, 0, True)
-    tiles.merge(verbs, moments, moments)
+    merged = tiles.make_merged(rng, shape[1])
+    tiles.merge(verbs, merged, merged)
 
 
 @pytest.mark.skipif(not hasattr(mmap, "PROT_READ"), reason="needs memory protection")

@@ -174,30 +174,53 @@ def merge(verbs, into, other):
     return result.view
 
 
+def make_merged(rng, n):
+    """The same, and what earlier merges rounded away."""
+    moments = make_moments(rng, n)
+    return np.vstack([moments, np.spacing(moments[3]) * rng.uniform(-0.5, 0.5, n)])
+
+
 @each_tier
 def test_merge(tier, kind, rng):
     unit = 2.0**-53
     for n in (1, 2, 3, 7, 8, 9, 31, 64, 65):
-        a, b = make_moments(rng, n), make_moments(rng, n)
+        a, b = make_merged(rng, n), make_merged(rng, n)
         b[1, ::2] = a[1, ::2] * (1 + 1e-9 * rng.standard_normal(len(b[1, ::2])))  # means that nearly agree
         actual = merge(kind.verbs(tier), a, b)
-        (na, ma, ca, qa), (nb, mb, cb, qb) = a.astype(WIDE), b.astype(WIDE)
+        (na, ma, ca, qa, la), (nb, mb, cb, qb, lb) = a.astype(WIDE), b.astype(WIDE)
         delta = (mb - ma) + (cb - ca)
         assert_same_bits(actual[0], a[0] + b[0], "count")
         # the remainder carries what the mean alone loses: the error is a part of delta, not of the mean
         bound = 4 * unit * (np.abs(delta) + np.abs(ca) + np.abs(cb))
         moved = (actual[1] - ma) + (actual[2] - ca)
         assert_within(moved, delta * nb / (na + nb), bound, "the way from a's mean")
-        squares = qa + qb + delta**2 * na * nb / (na + nb)
-        assert_within(actual[3], squares, 8 * unit * squares, "m2")
+        between = delta**2 * na * nb / (na + nb)
+        squares = qa + la + qb + lb + between
+        rounded = np.where(qb + between < qa, qb, squares)  # to add the smaller to the larger costs nothing
+        bound = 8 * unit * between + 4 * unit * rounded + 2.0**-61 * squares
+        assert_within(actual[3].astype(WIDE) + actual[4], squares, bound, "m2 + low")
+        assert_within(actual[3], squares, 8 * unit * between + 4 * unit * squares, "m2")
         expected = merge(kind.verbs("baseline"), a, b)
-        assert_all_same_bits(actual, expected, ("count", "mean", "comp", "m2"), f"{n}")
+        assert_all_same_bits(actual, expected, ("count", "mean", "comp", "m2", "low"), f"{n}")
 
 
 @each_tier
 def test_merge_with_nothing(tier, kind, rng):
-    verbs, some = kind.verbs(tier), make_moments(rng, 9)
+    verbs, some = kind.verbs(tier), make_merged(rng, 9)
+    some[4] = 0
     nothing = np.zeros_like(some)
     assert_same_bits(merge(verbs, nothing, some), some, "nothing and some")
     assert_same_bits(merge(verbs, some, nothing), some, "some and nothing")
     assert_same_bits(merge(verbs, nothing, nothing), nothing, "nothing and nothing")
+
+
+@each_tier
+def test_merge_of_too_much(tier, kind, rng):
+    verbs, a = kind.verbs(tier), make_merged(rng, 9)
+    b = a.copy()
+    a[3], b[3] = np.inf, [1, 0, np.inf, 1e308] * 2 + [3]
+    merged = merge(verbs, a, b)
+    assert (merged[3] == np.inf).all()
+    assert (merged[4] == 0).all()
+    a[3] = b[3] = 1e308
+    assert (merge(verbs, a, b)[3] == np.inf).all()
