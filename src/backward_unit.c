@@ -123,11 +123,13 @@ static void rows_sums(const fn_backward_job *b, const fn_block *k, const fn_inpu
     if (b->weighted) p.weight = fn_param_at(job, cut, FN_WEIGHT, k->offset, k->width, w->weight);
     job->verbs->dots_rows(in->dy, b->has_x ? in->x : (fn_tile){0}, in->mask, k->rows, k->width, &p, w->rows);
     for (ptrdiff_t r = 0; r < k->rows; r++) {
-        const double g = w->rows.g[r], gx = b->has_x ? w->rows.gx[r] : 0, weight = fn_row_weight(b, k, r);
+        const double g = w->rows.g[r], gx = b->has_x ? w->rows.gx[r] : 0;
+        const double inside = in->mask.base ? fn_count_row(in->mask, r, k->width) : 1;
+        const double weight = inside > 0 ? fn_row_weight(b, k, r) : 0; /* that of no element may be NaN */
         u->chunk.g[chunk] += weight * g;
         u->chunk.gx[chunk] += weight * gx;
         if (b->has_x) u->chunk.x[chunk] += w->rows.x[r];
-        if (in->mask.base) u->count[chunk] += fn_count_row(in->mask, r, k->width);
+        if (in->mask.base) u->count[chunk] += inside;
         if (!b->from_sums) continue;
         u->plain.g[chunk] += g;
         u->plain.gx[chunk] += gx;
@@ -268,7 +270,8 @@ static void settle_cols(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t
         for (ptrdiff_t c = i * fold; c < (i + 1) * fold; c++) {
             const ptrdiff_t at = unit->offset[FN_WEIGHT] + i * plan->inner.stride[FN_WEIGHT] +
                                  (c - i * fold) * plan->fold.stride[FN_WEIGHT];
-            const double weight = by_column ? fn_get(job, job->data[FN_WEIGHT] + at, 0) : 1;
+            const int inside = !u->count || u->count[c] > 0;
+            const double weight = by_column && inside ? fn_get(job, job->data[FN_WEIGHT] + at, 0) : inside;
             g += weight * u->chunk.g[c];
             gx += weight * u->chunk.gx[c];
             x += u->chunk.x[c];

@@ -84,6 +84,38 @@ def test_a_parameter_outside_has_no_gradient_in_a_slice_of_nan(shape, axis, weig
     assert np.isnan(np.broadcast_to(dweight, shape)[nan]).all()
 
 
+@pytest.mark.parametrize(
+    ("shape", "axis", "weight_shape", "outside"),
+    [
+        ((4, 6), -1, (6,), (ALL, SECOND)),
+        ((4, 6), 0, (4, 1), (SECOND, ALL)),
+        ((4, 6), (0, 1), (4, 1), (SECOND, ALL)),
+        ((2, 5, 2), (0, 2), (2, 5, 1), (SECOND, ALL, ALL)),
+        ((5, 3, 2), (0, 2), (5, 1, 1), (SECOND, ALL)),
+        ((3, 9000), (0, 1), (3, 1), (SECOND, ALL)),
+        ((9, 6, 4), (0, 2), (1, 1, 4), (ALL, ALL, SECOND)),
+        ((40, 3, 4, 5), (0, 3), (4, 5), (ALL, ALL, ALL, SECOND)),
+        ((4, 6, 5), (0, 2), (5,), (ALL, ALL, SECOND)),
+    ],
+)
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_weight_that_is_only_outside_reaches_no_other_dx(shape, axis, weight_shape, outside, bad, rng):
+    x, dy, mask = values(rng, shape, FLOAT32), values(rng, shape, FLOAT32), np.ones(shape, bool)
+    mask[outside] = False
+    weight = values(rng, weight_shape, FLOAT32)
+    _, stats = fastnorm.normalize(x, axis, where=mask, return_stats=True)
+    good = fastnorm.normalize_backward(dy, x, stats, axis, weight, where=mask).dx
+    weight[~used_by(mask, weight_shape)] = bad
+    dx = fastnorm.normalize_backward(dy, x, stats, axis, weight, where=mask).dx
+    np.testing.assert_array_equal(dx[mask], good[mask])
+
+
+def used_by(mask, param_shape):
+    """Which elements of a parameter belong to an element inside."""
+    full = (1,) * (mask.ndim - len(param_shape)) + param_shape
+    return mask.any(axis=tuple(i for i, n in enumerate(full) if n == 1)).reshape(param_shape)
+
+
 @given(masked_cases())
 def test_every_element_is_normalized_with_the_statistics(case):
     x, axis, mask, options, _ = case
