@@ -141,7 +141,10 @@ void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_st
     };
     fn_tile x = fn_tile_in(job, &f->cut, FN_X, b->offset, b->rows, b->width, w->x_tile);
     fn_tile y = fn_tile_out(job, &f->cut, b->offset, b->width, w->y_tile);
-    job->verbs->apply(x, y, b->rows, b->width, &p);
+    if (job->data[FN_MASK]) /* what is left out may be far from the statistics */
+        job->verbs->apply_far(x, y, b->rows, b->width, &p);
+    else
+        job->verbs->apply(x, y, b->rows, b->width, &p);
     fn_tile_flush(job, &f->cut, y, b->offset, b->rows, b->width);
 }
 

@@ -97,6 +97,51 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
 #undef APPLY_TOGETHER
 #undef APPLY_EACH
 
+/* the largest size of a value among those that these rows take */
+static A FN(largest)(fn_param p, ptrdiff_t rows, ptrdiff_t n) {
+    const A *a = p.a;
+    const ptrdiff_t count = !a ? 0 : p.along ? n : p.step ? rows : 1;
+    A most = 0;
+    for (ptrdiff_t i = 0; i < count; i++) most = a[i] > most ? a[i] : -a[i] > most ? -a[i] : most;
+    return most;
+}
+
+static int FN(any_beyond)(fn_tile x, ptrdiff_t rows, ptrdiff_t n, A limit) {
+    const vec top = SPLAT(limit), bottom = SPLAT(-limit);
+    ivec beyond = {0};
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        const char *row = x.base + r * x.step;
+        VECTOR_LOOP(n, {
+            const vec v = FN(fetch)(row, at, k, 0);
+            beyond |= (v > top) | (v < bottom);
+        });
+    }
+    int any = 0;
+    for (int i = 0; i < VL; i++) any |= beyond[i] != 0;
+    return any;
+}
+
+static void FN(apply_far)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
+    const A largest = sizeof(A) == sizeof(double) ? (A)DBL_MAX : (A)FLT_MAX, rstds = FN(largest)(p->rstd, rows, n);
+    const A room = largest / 4 / (rstds > 1 ? rstds : 1);
+    const int near = !p->prescale.a && FN(largest)(p->mean, rows, n) < room && !FN(any_beyond)(x, rows, n, room);
+    if (!p->weight.a || near) {
+        FN(apply)(x, y, rows, n, p);
+        return;
+    }
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t j = 0; j < n; j++) {
+            const ptrdiff_t at = j * (ptrdiff_t)sizeof(T);
+            const A e = LOAD1(x.base + r * x.step + at), pre = FN(param_value)(p->prescale, r, j, 1);
+            const A mean = FN(param_value)(p->mean, r, j, 0), comp = FN(param_value)(p->comp, r, j, 0);
+            const A rstd = FN(param_value)(p->rstd, r, j, 1), weight = FN(param_value)(p->weight, r, j, 1);
+            const A bias = FN(param_value)(p->bias, r, j, (A)-0.0);
+            A v = ((e * pre - mean) - comp) * rstd * weight + bias;
+            if (!FN(is_finite)(v) && FN(is_finite)(e)) v = (A)((((W)e * pre - mean) - comp) * rstd * weight + bias);
+            STORE1((char *)y.base + r * y.step + at, v);
+        }
+}
+
 /* `rows`, `has_x`, `centred` (there are mean and c1), `along` (mean, rstd, c1, c2), `weight_along` and a NULL mask are
  * constants wherever this is inlined; a weight that varies along the row must not vary between these rows. */
 INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,

@@ -23,6 +23,7 @@ static const fn_verbs verbs = {
     .moments_rows = FN(moments_rows),
     .moments_cols = FN(moments_cols),
     .apply = FN(apply),
+    .apply_far = FN(apply_far),
     .normalize_rows = FN(normalize_rows),
     .dots_rows = FN(dots_rows),
     .dots_cols = FN(dots_cols),

@@ -158,6 +158,27 @@ def test_elements_outside_a_constant_slice_go_where_a_tiny_eps_sends_them(axis, 
     assert_close(y, expected, "y", np.abs(expected))
 
 
+@pytest.mark.parametrize("axis", [0, 1, (0, 2)], ids=str)
+@pytest.mark.parametrize("weight_shape", [(), (40,), (5, 1), (3, 1, 1)], ids=str)
+@pytest.mark.parametrize("deviation", [0, 1e-3])
+def test_a_small_weight_brings_a_far_element_outside_back(axis, weight_shape, deviation, dtype, rng):
+    x = values(rng, (3, 5, 40), dtype, 0, deviation)
+    mask = np.ones(x.shape, bool)
+    mask[2, 1], mask[1, 4, 30:] = False, False
+    far = {"float16": 6e4, "float64": 1.7e308}.get(dtype.name, 3e38)
+    x[2, 1, ::3], x[1, 4, 39] = far, -far
+    weight = np.asarray(rng.uniform(0.001, 0.002, weight_shape)).astype(dtype)
+    bias = values(rng, weight_shape, dtype)
+    _, stats = reference.normalize(x, axis, where=mask, return_stats=True)
+    wide = [a.astype(np.longdouble) for a in (x, weight, bias)]
+    expected = (wide[0] - stats.mean) * stats.rstd * wide[1] + wide[2]
+    expected = np.clip(expected, np.finfo(FLOAT64).min, np.finfo(FLOAT64).max).astype(FLOAT64)
+    alone = fastnorm.normalize(x, axis, weight, bias, where=mask)
+    assert_close(alone, expected, "y", np.abs(expected) + 1e-2)
+    fastnorm.normalize(x, axis, weight, bias, where=mask, out=x)
+    np.testing.assert_array_equal(x, alone)
+
+
 def test_a_mask_of_ones_is_no_mask(dtype, rng):
     x = values(rng, (4, 5, 33), dtype, 3)
     for mask in (True, np.True_, np.ones((1, 1, 1), bool), np.ones((4, 5, 33), bool)):
