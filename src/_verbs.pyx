@@ -33,10 +33,12 @@ cdef extern from "norm.h":
         double *x
     ctypedef struct fn_affine:
         fn_param mean, comp, rstd, prescale, weight, bias
+        int past
     ctypedef struct fn_dots:
         fn_param mean, rstd, shift, weight
     ctypedef struct fn_adjoint:
         fn_param mean, rstd, c1, c2, shift, weight
+        int past
     ctypedef struct fn_norm:
         ptrdiff_t per
         int adjoin, centre, scale
@@ -44,6 +46,7 @@ cdef extern from "norm.h":
         fn_param weight, bias
         void *mean
         void *rstd
+        int past
     ctypedef struct fn_slices:
         ptrdiff_t per
         int centre, fresh, undivided
@@ -53,6 +56,7 @@ cdef extern from "norm.h":
         fn_param weight
         fn_sums sums
         void *work
+        int past
     ctypedef struct fn_verbs:
         const char *name
         size_t size
@@ -200,9 +204,10 @@ cdef fn_adjoint adjoint_of(mean, rstd, c1, c2, shift, weight, ptrdiff_t rows, pt
 # ---- verbs ------------------------------------------------------------------------------------------------------
 
 cdef class Verbs:
-    """The verbs of one dtype on one tier."""
+    """The verbs of one dtype on one tier. `past`: results go past the caches."""
 
     cdef const fn_verbs *verbs
+    cdef public bint past
 
     def __init__(self, tier, int code):
         self.verbs = (<const fn_tier *> PyCapsule_GetPointer(tier, "fastnorm.tier")).verbs[code]
@@ -263,6 +268,7 @@ cdef class Verbs:
         p.mean, p.comp = param_of(mean, rows, n, compute), param_of(comp, rows, n, compute)
         p.rstd, p.prescale = param_of(rstd, rows, n, compute), param_of(prescale, rows, n, compute)
         p.weight, p.bias = param_of(weight, rows, n, compute), param_of(bias, rows, n, compute)
+        p.past = self.past
         self.verbs.apply(tile_of(x, rows, n, size), tile_of(y, rows, n, size), rows, n, &p)
 
     def dots_rows(self, cnp.ndarray dy, x, mask, out, mean=None, rstd=None, shift=None, weight=None):
@@ -283,6 +289,7 @@ cdef class Verbs:
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_adjoint p = adjoint_of(mean, rstd, c1, c2, None, weight, rows, n, compute)
+        p.past = self.past
         self.verbs.combine(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(mask, rows, n, 1),
                            tile_of(dx, rows, n, size), rows, n, &p)
 
@@ -291,6 +298,7 @@ cdef class Verbs:
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_adjoint p = adjoint_of(mean, rstd, c1, c2, shift, weight, rows, n, compute)
+        p.past = self.past
         self.verbs.combine_cols(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(dx, rows, n, size), rows,
                                 n, &p, values(work, 2 * n, compute))
 
@@ -305,7 +313,7 @@ cdef class Verbs:
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_norm p
         memset(&p, 0, sizeof(p))
-        p.per, p.centre, p.scale, p.eps, p.least = per, centre, scale, eps, least
+        p.per, p.centre, p.scale, p.eps, p.least, p.past = per, centre, scale, eps, least, self.past
         p.weight, p.bias = param_of(weight, rows, n, compute), param_of(bias, rows, n, compute)
         p.mean, p.rstd = values(mean, slices, compute), values(rstd, slices, compute)
         return self.verbs.normalize_rows(tile_of(x, rows, n, size), tile_of(y, rows, n, size), slices, n, &p)
@@ -317,7 +325,7 @@ cdef class Verbs:
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_slices p
         memset(&p, 0, sizeof(p))
-        p.per, p.centre, p.least, p.sums = per, centre, least, sums_of(out, rows)
+        p.per, p.centre, p.least, p.past, p.sums = per, centre, least, self.past, sums_of(out, rows)
         p.fresh = p.undivided = rstd is None
         if mean is not None:
             p.mean = values(mean, slices, compute)

@@ -93,6 +93,7 @@ static void many_rows_part(void *context, ptrdiff_t part, int worker) {
     fn_backward_job *b = context;
     for (ptrdiff_t i = first_item(b, b->cut.chunks, part); i < first_item(b, b->cut.chunks, part + 1); i++)
         fn_many_rows_chunk(b, i, part, &b->units[worker], &b->workers[worker]);
+    fn_drain(b->job);
 }
 
 static void units_part(void *context, ptrdiff_t part, int worker) {
@@ -106,6 +107,7 @@ static void units_part(void *context, ptrdiff_t part, int worker) {
         fn_settle_unit(b, &unit, part, u);
         for (ptrdiff_t c = b->cut.chunks - 1; c >= 0; c--) fn_combine_chunk(b, &unit, c, part, u, w);
     }
+    fn_drain(b->job);
 }
 
 static void load_task(void *context, ptrdiff_t index, int worker) {
@@ -135,13 +137,18 @@ static void combine_item(fn_backward_job *b, ptrdiff_t item, ptrdiff_t part, int
     fn_combine_chunk(b, &unit, item % b->cut.chunks, part, &b->units[item / b->cut.chunks], &b->workers[worker]);
 }
 
-static void combine_task(void *context, ptrdiff_t item, int worker) { combine_item(context, item, 0, worker); }
+static void combine_task(void *context, ptrdiff_t item, int worker) {
+    fn_backward_job *b = context;
+    combine_item(b, item, 0, worker);
+    fn_drain(b->job);
+}
 
 static void combine_part(void *context, ptrdiff_t part, int worker) {
     fn_backward_job *b = context;
     const ptrdiff_t items = b->cut.units * b->cut.chunks;
     for (ptrdiff_t i = first_item(b, items, part); i < first_item(b, items, part + 1); i++)
         combine_item(b, i, part, worker);
+    fn_drain(b->job);
 }
 
 static void run(fn_backward_job *b, int workers) {
@@ -249,6 +256,7 @@ static int attempt(fn_backward_job *b) {
     job->whole_rows = can_be_whole(job);
     job->per = job->whole_rows ? fn_rows_of_slice(job) : 1;
     job->column_sums = job->whole_rows && with_column_sums(job);
+    job->past = fn_goes_past(job);
     b->cut = fn_cut_make(job);
     const int workers = decide(b), status = job->fresh && !job->whole_rows ? take_statistics(job) : FN_OK;
     if (status != FN_OK) return status;

@@ -30,7 +30,8 @@ void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inpu
                           .rstd = fn_by_slot(b, u->rstd),
                           .c1 = fn_by_slot(b, u->c1),
                           .c2 = fn_by_slot(b, u->c2),
-                          .weight = fn_param_at(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight)};
+                          .weight = fn_param_at(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
+                          .past = job->past};
     const fn_tile x = job->scale && !job->given ? in->x : (fn_tile){0};
     fn_tile dx = fn_tile_out(job, &b->cut, k->offset, k->width, w->dx_tile);
     job->verbs->combine(in->dy, x, in->mask, dx, k->rows, k->width, &p);

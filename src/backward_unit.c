@@ -41,6 +41,7 @@ static fn_slices slices_of_block(const fn_backward_job *b, const fn_block *k, fn
         .weight = fn_param_by_row(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
         .sums = b->from_sums ? u->chunk : (fn_sums){0},
         .work = job->column_sums ? w->work : NULL,
+        .past = job->past,
     };
 }
 

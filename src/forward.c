@@ -138,6 +138,7 @@ void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_st
         .prescale = stats->prescaled ? (fn_param){stats->prescale, stat_step, along} : absent,
         .weight = fn_param_at(job, &f->cut, FN_WEIGHT, b->offset, b->width, w->weight),
         .bias = fn_param_at(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),
+        .past = job->past,
     };
     fn_tile x = fn_tile_in(job, &f->cut, FN_X, b->offset, b->rows, b->width, w->x_tile);
     fn_tile y = fn_tile_out(job, &f->cut, b->offset, b->width, w->y_tile);
@@ -245,6 +246,7 @@ static void whole_unit(void *context, ptrdiff_t index, int worker) {
     settle_unit(f, &unit, u, w);
     if (f->job->data[FN_Y]) /* backwards: the last chunk is the one still in cache */
         for (ptrdiff_t c = f->cut.chunks - 1; c >= 0; c--) apply_chunk(f, &unit, c, u, w);
+    fn_drain(f->job);
 }
 
 static void moments_task(void *context, ptrdiff_t task, int worker) {
@@ -263,6 +265,7 @@ static void apply_task(void *context, ptrdiff_t task, int worker) {
     fn_forward_job *f = context;
     const fn_unit unit = fn_cut_unit(f->job, &f->cut, task / f->cut.chunks);
     apply_chunk(f, &unit, task % f->cut.chunks, &f->units[task / f->cut.chunks], &f->workers[worker]);
+    fn_drain(f->job);
 }
 
 static void run(fn_forward_job *f, int workers) {
@@ -286,6 +289,7 @@ int fn_forward(fn_job *job) {
     if (status == FN_OK) {
         job->whole_rows = fn_can_be_whole(job);
         job->per = job->whole_rows ? fn_rows_of_slice(job) : 1;
+        job->past = fn_goes_past(job);
         f.cut = fn_cut_make(job);
         const ptrdiff_t bytes = job->plan.regions * job->plan.rows * job->plan.n * (ptrdiff_t)job->verbs->size;
         const ptrdiff_t tasks = f.cut.many_rows ? f.cut.chunks : f.cut.units * f.cut.chunks;

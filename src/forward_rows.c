@@ -35,6 +35,7 @@ static ptrdiff_t whole_rows(const fn_forward_job *f, const fn_block *b, fn_worke
         .bias = fn_param_by_row(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),
         .mean = stat_at(job, job->mean, b),
         .rstd = stat_at(job, job->rstd, b),
+        .past = job->past,
     };
     const fn_tile x = {job->data[FN_X] + b->offset[FN_X], axis->stride[FN_X]};
     const fn_tile y = {job->data[FN_Y] + b->offset[FN_Y], axis->stride[FN_Y]};
@@ -60,6 +61,7 @@ static void few_rows(const fn_forward_job *f, fn_block *b, fn_unit_state *u, fn_
             .prescale = u->stats.prescaled ? (fn_param){u->stats.prescale, 0, 0} : absent,
             .weight = fn_param_by_row(job, &f->cut, FN_WEIGHT, b->offset, b->width, w->weight),
             .bias = fn_param_by_row(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),
+            .past = job->past,
         };
         job->verbs->apply(x, y, job->per, b->width, &p);
         for (int o = 0; o < FN_NOPERANDS; o++) b->offset[o] += axis->stride[o];
@@ -96,4 +98,5 @@ void fn_many_rows(void *context, ptrdiff_t chunk, int worker) {
         }
         if (job->data[FN_Y]) fn_apply_block(f, &b, &u->stats, 1, 0, w);
     }
+    fn_drain(job);
 }

@@ -16,6 +16,7 @@ enum {
     SUMMED_ROWS = 32,          /* the least of a chunk with column sums: then they are brought to a part's */
     WHOLE_ROWS_BYTES = 131072, /* the same where the verb tiles the rows itself */
     COLUMN_SUMS_ROW = 32768,   /* the longest row of column sums: four of them stay in cache */
+    PAST_BYTES = 16 << 20,     /* the least result that goes past the caches: with its input, as large as a usual one */
 };
 
 static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
@@ -181,6 +182,13 @@ int fn_tiles_adjacent(const fn_job *job) {
 size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand) {
     if (!job->data[operand] || fn_tile_adjacent(job, operand)) return 0;
     return (size_t)(cut->block_rows * cut->split * element_size(job, operand));
+}
+
+int fn_goes_past(const fn_job *job) {
+    const ptrdiff_t elements = job->plan.regions * job->plan.rows * job->plan.n;
+    const char *y = job->data[FN_Y];
+    return y && elements >= PAST_BYTES / (ptrdiff_t)job->verbs->size && fn_tile_adjacent(job, FN_Y) &&
+           y != job->data[FN_X] && y != job->data[FN_DY];
 }
 
 static void copy_strided(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t n,

@@ -32,6 +32,7 @@ typedef struct {
     ptrdiff_t ndweight, ndbias;
     int fresh;       /* backward: the rstd are not there yet, but are taken here, without a mean and with eps 0 */
     int undivided;   /* backward: it began so; see fn_slices */
+    int past;        /* the result goes past the caches (fn_goes_past) */
     ptrdiff_t per;   /* many rows: so many make a slice (fn_rows_of_slice) */
     int whole_rows;  /* many rows: a verb does all that is done to a tile, and needs no tiles from here */
     int column_sums; /* backward: the columns of many rows are added up on the way to dx: smaller blocks will do */
@@ -115,6 +116,14 @@ void fn_tile_flush(const fn_job *job, const fn_cut *cut, fn_tile tile, const ptr
 size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand);
 int fn_tile_adjacent(const fn_job *job, int operand); /* the tiles stand in the array itself */
 int fn_tiles_adjacent(const fn_job *job);             /* those of all arrays that there are */
+
+/* Whether the result goes past the caches: it is larger than what of it would be found there afterwards, and none of the
+ * inputs, which are in cache when it is written. */
+int fn_goes_past(const fn_job *job);
+/* at the end of every task that writes such a result */
+static inline void fn_drain(const fn_job *job) {
+    if (job->past) job->verbs->drain();
+}
 
 /* ---- parameters ------------------------------------------------------------------------------------------------- */
 

@@ -73,6 +73,19 @@ INLINE void FN(put)(char *row, ptrdiff_t at, ptrdiff_t k, vec v) {
     else
         STOREN(p, v, k);
 }
+/* the same of a result that `past` the caches is the way for: what is larger than they are would only drive out of them
+ * what it comes from, and be fetched before it is overwritten */
+INLINE void FN(put_result)(char *row, ptrdiff_t at, ptrdiff_t k, vec v, int past) {
+    if (past && k >= VL)
+        STREAM(row + at * (ptrdiff_t)sizeof(T), v);
+    else
+        FN(put)(row, at, k, v);
+}
+/* whether every vector of these rows stands where it can be streamed */
+INLINE int FN(can_stream)(fn_tile y, ptrdiff_t rows) {
+    const uintptr_t bytes = VL * sizeof(T);
+    return (uintptr_t)y.base % bytes == 0 && (rows <= 1 || (uintptr_t)y.step % bytes == 0);
+}
 /* the same for rows of A: parameters, statistics and work arrays */
 INLINE vec FN(fetch_a)(const A *row, ptrdiff_t at, ptrdiff_t k) {
     return k >= VL ? LOAD_A(row + at) : LOADN_A(row + at, k, 0);

@@ -4,7 +4,7 @@
 #include <math.h>
 
 #include "norm.h"
-#include "vec.h"
+#include "vec16.h"
 
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -35,6 +35,7 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define STORE JOIN(store, K)
 #define STOREN JOIN(storen, K)
 #define STORE1 JOIN(store1, K)
+#define STREAM JOIN(stream, K)
 #define LOAD_A JOIN(load, KA)
 #define LOADN_A JOIN(loadn, KA)
 #define STORE_A JOIN(store, KA)

@@ -54,6 +54,7 @@ typedef struct {
     fn_param mean, comp, rstd; /* the mean as mean + comp; all three along the row, or none */
     fn_param prescale;         /* a power of two that brings extreme slices into A's range; NULL: 1 */
     fn_param weight, bias;     /* NULL: 1 and 0 */
+    int past;                  /* y goes past the caches, where it stands on vectors' bounds; then `drain` follows */
 } fn_affine;
 
 enum { FN_MOST_PER = 64 }; /* the most rows of a slice where many slices go through one call */
@@ -65,6 +66,7 @@ typedef struct {
     double eps, least;     /* as finalize takes them */
     fn_param weight, bias; /* NULL: 1 and 0; along the row and the same for all rows, or by row */
     void *mean, *rstd;     /* results, in A, one for each slice; NULL: not wanted */
+    int past;              /* as in fn_affine */
 } fn_norm;
 
 typedef struct {
@@ -76,6 +78,7 @@ typedef struct {
     fn_param mean, rstd, c1, c2; /* all along the row, or none; c1 NULL: nothing is added to the product with c2 */
     fn_param shift;              /* combine_cols: as in fn_dots, by row */
     fn_param weight;             /* NULL: 1 */
+    int past;                    /* dx, as in fn_affine */
 } fn_adjoint;
 
 typedef struct {
@@ -89,6 +92,7 @@ typedef struct {
     fn_param weight;         /* NULL: 1; along the row and the same for all rows, or by row */
     fn_sums sums;            /* of each row without its weight: gx = g * (xhat - shift) and g; NULL: not wanted */
     void *work;              /* as in combine_cols; NULL: no column sums */
+    int past;                /* as in fn_affine */
 } fn_slices;
 
 typedef struct {
@@ -155,6 +159,9 @@ typedef struct {
      * 2^-100..2^100, or mean and deviation near the denormals; such a slice's values are then not to be used. */
     int (*finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
                     void *rstd);
+
+    /* after the last result that went past the caches, before another thread may read it */
+    void (*drain)(void);
 
     /* into[i] <- the moments of into[i] and from[i] together (Chan, Golub & LeVeque 1983, eq. 2.1) */
     void (*merge)(ptrdiff_t n, fn_moments into, fn_moments from);

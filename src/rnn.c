@@ -3,7 +3,7 @@
 #include <math.h>
 
 #include "rnn.h"
-#include "vec.h"
+#include "vec_fma.h"
 
 /* mean and rstd of x's two blocks of gates, of h's two, and of c: FN_STATS numbers */
 enum { MEAN_X, RSTD_X, MEAN_X2, RSTD_X2, MEAN_H, RSTD_H, MEAN_H2, RSTD_H2, MEAN_C, RSTD_C };

@@ -44,7 +44,8 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
                              .comp = FN(by_row)(low, k, per, lows),
                              .rstd = FN(by_row)(rstd, k, per, rstds),
                              .weight = FN(param_from)(p->weight, s * per),
-                             .bias = FN(param_from)(p->bias, s * per)};
+                             .bias = FN(param_from)(p->bias, s * per),
+                             .past = p->past};
         FN(apply)(from, fn_tile_from(y, s * per), k * per, n, &q);
     }
     return slices;
@@ -112,6 +113,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     const fn_moments m = {count, zero, comp, squares};
     const fn_tile none = {0};
     const fn_param absent = {0};
+    const int past = p->past && FN(can_stream)(dx, slices * p->per);
     const ptrdiff_t per = p->per, bytes = p->work ? FN(SUMMED_BYTES) : FN(BACKWARD_BYTES);
     ptrdiff_t most = FN(slices_together)(per, n, bytes / 3);
     if (p->work && most < FN(SUMMED_ROWS)) most = FN(SUMMED_ROWS); /* per is 1 then */
@@ -151,9 +153,11 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
                               .c1 = p->centre ? FN(by_row)(c1, k, per, c1s) : absent,
                               .c2 = FN(by_row)(c2, k, per, c2s),
                               .shift = FN(by_row)(shift, k, per, shifts),
-                              .weight = weight};
+                              .weight = weight,
+                              .past = p->past};
         if (undivided) /* the short way to combine: at 1024 columns the long one costs 3 % */
-            for (ptrdiff_t i = 0; i < rows; i++) FN(combine_rows)(of_dy, of_x, none, of_dx, i, 1, n, &q, 1, 0, 0, 0);
+            for (ptrdiff_t i = 0; i < rows; i++)
+                FN(combine_rows)(of_dy, of_x, none, of_dx, i, 1, n, &q, past, 1, 0, 0, 0);
         else if (p->work)
             FN(combine_cols)(of_dy, of_x, of_dx, rows, n, &q, p->work);
         else

@@ -6,8 +6,8 @@ enum { FN(TOGETHER) = 4 }; /* rows that share a load of what varies along the ro
  * rstd and prescale), `compensated` (whether any comp is not 0), `prescaled`, `weight_along` and `bias_along` are
  * constants wherever this is inlined; weight and bias that vary along the row must not vary between these rows. All
  * pointers and scalars are fetched before the loop, as the compiler must assume that y holds them. */
-INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_affine *p, int along,
-                           int compensated, int prescaled, int weight_along, int bias_along) {
+INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_affine *p, int past,
+                           int along, int compensated, int prescaled, int weight_along, int bias_along) {
     const char *xs[FN(TOGETHER)];
     char *ys[FN(TOGETHER)];
     vec mean[FN(TOGETHER)], comp[FN(TOGETHER)], rstd[FN(TOGETHER)], prescale[FN(TOGETHER)];
@@ -42,7 +42,7 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
             if (compensated) v -= along ? c : comp[i];
             v *= along ? s : rstd[i];
             v = v * (weight_along ? w : weight[i]) + (bias_along ? b : bias[i]);
-            FN(put)(ys[i], at, k, v);
+            FN(put_result)(ys[i], at, k, v, past);
         }
     });
 }
@@ -58,9 +58,9 @@ INLINE int FN(any_comp)(const fn_affine *p, ptrdiff_t rows, ptrdiff_t n) {
 
 /* what varies along the row is the same for all rows here */
 #define APPLY_TOGETHER(...)                                                                                            \
-    for (; r + R <= rows; r += R) FN(apply_rows)(x, y, r, R, n, p, __VA_ARGS__)
+    for (; r + R <= rows; r += R) FN(apply_rows)(x, y, r, R, n, p, past, __VA_ARGS__)
 #define APPLY_EACH(...)                                                                                                \
-    for (; r < rows; r++) FN(apply_rows)(x, y, r, 1, n, p, __VA_ARGS__)
+    for (; r < rows; r++) FN(apply_rows)(x, y, r, 1, n, p, past, __VA_ARGS__)
 
 static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
     enum { R = FN(TOGETHER) };
@@ -68,7 +68,7 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
     const int weight_along = p->weight.a && p->weight.along, bias_along = p->bias.a && p->bias.along;
     const int steady = !(weight_along && p->weight.step) && !(bias_along && p->bias.step);
     const int both = weight_along && bias_along, neither = !weight_along && !bias_along;
-    const int compensated = prescaled || FN(any_comp)(p, rows, n);
+    const int compensated = prescaled || FN(any_comp)(p, rows, n), past = p->past && FN(can_stream)(y, rows);
     ptrdiff_t r = 0;
     if (prescaled && along)
         APPLY_EACH(1, 1, 1, weight_along, bias_along);
@@ -145,7 +145,7 @@ static void FN(apply_far)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, con
 /* `rows`, `has_x`, `centred` (there are mean and c1), `along` (mean, rstd, c1, c2), `weight_along` and a NULL mask are
  * constants wherever this is inlined; a weight that varies along the row must not vary between these rows. */
 INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
-                             const fn_adjoint *p, int has_x, int centred, int along, int weight_along) {
+                             const fn_adjoint *p, int past, int has_x, int centred, int along, int weight_along) {
     const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
     char *ds[FN(TOGETHER)];
     vec mean[FN(TOGETHER)], rstd[FN(TOGETHER)], c1[FN(TOGETHER)], c2[FN(TOGETHER)], weight[FN(TOGETHER)];
@@ -180,7 +180,7 @@ INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, pt
                 const vec share = ((centred ? v - (along ? m : mean[i]) : v) * scale) * (along ? b : c2[i]);
                 d = centred ? d + share : share;
             }
-            FN(put)(ds[i], at, k, (g - FN(zero_outside)(inside, at, k, d)) * scale);
+            FN(put_result)(ds[i], at, k, (g - FN(zero_outside)(inside, at, k, d)) * scale, past);
         }
     });
 }
@@ -190,9 +190,10 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
     enum { WIDE = 128, R = FN(TOGETHER) }; /* two rows of WIDE columns or fewer are as fast as four, and sooner done */
     const fn_tile none = {0};
     const int weight_along = p->weight.a && p->weight.along, has_x = x.base != NULL, along = p->rstd.along;
+    const int past = p->past && FN(can_stream)(dx, rows);
     ptrdiff_t r = 0;
 #define COMBINE_TOGETHER(R, weight_along)                                                                              \
-    for (; r + R <= rows; r += R) FN(combine_rows)(dy, x, none, dx, r, R, n, p, 1, 1, 1, weight_along)
+    for (; r + R <= rows; r += R) FN(combine_rows)(dy, x, none, dx, r, R, n, p, past, 1, 1, 1, weight_along)
     if (!mask.base && has_x && along && !(weight_along && p->weight.step)) {
         if (weight_along && n > WIDE) COMBINE_TOGETHER(R, 1);
         if (weight_along) COMBINE_TOGETHER(R / 2, 1);
@@ -201,7 +202,7 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
     }
 #undef COMBINE_TOGETHER
     const int centred = p->mean.a || p->c1.a;
-#define COMBINE_ROW(mask, ...) FN(combine_rows)(dy, x, mask, dx, r, 1, n, p, __VA_ARGS__)
+#define COMBINE_ROW(mask, ...) FN(combine_rows)(dy, x, mask, dx, r, 1, n, p, past, __VA_ARGS__)
     for (; r < rows; r++) {
         if (mask.base)
             COMBINE_ROW(mask, has_x, 1, along, weight_along);
@@ -217,7 +218,8 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
 
 /* `rows`, `centred`, `shifted` and `weight_along` are constants wherever this is inlined */
 INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
-                                  const fn_adjoint *p, int centred, int shifted, int weight_along, A *sg, A *sgx) {
+                                  const fn_adjoint *p, int past, int centred, int shifted, int weight_along, A *sg,
+                                  A *sgx) {
     const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
     char *ds[FN(TOGETHER)];
     vec mean[FN(TOGETHER)], rstd[FN(TOGETHER)], c1[FN(TOGETHER)], c2[FN(TOGETHER)], shift[FN(TOGETHER)];
@@ -242,7 +244,7 @@ INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r
             tg = i ? tg + g : g;
             tgx = i ? tgx + gx : gx;
             const vec d = centred ? c1[i] + xhat * c2[i] : xhat * c2[i];
-            FN(put)(ds[i], at, k, (g * w - d) * rstd[i]);
+            FN(put_result)(ds[i], at, k, (g * w - d) * rstd[i], past);
         }
         FN(put_a)(sg, at, k, FN(fetch_a)(sg, at, k) + tg);
         FN(put_a)(sgx, at, k, FN(fetch_a)(sgx, at, k) + tgx);
@@ -253,10 +255,11 @@ static void FN(combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
                              void *work) {
     enum { R = FN(TOGETHER) };
     const int weight_along = p->weight.a && p->weight.along;
+    const int past = p->past && FN(can_stream)(dx, rows);
     A *sg = work, *sgx = sg + n;
     ptrdiff_t r = 0;
     const int centred = p->mean.a || p->c1.a;
-#define COMBINE_COLS(rows, ...) FN(combine_cols_rows)(dy, x, dx, r, rows, n, p, __VA_ARGS__, sg, sgx)
+#define COMBINE_COLS(rows, ...) FN(combine_cols_rows)(dy, x, dx, r, rows, n, p, past, __VA_ARGS__, sg, sgx)
     for (; r + R <= rows; r += R) {
         const A *shift = FN(param_row)(p->shift, r);
         int shifted = 0;

@@ -1,4 +1,5 @@
-/* The vector vocabulary: the only file with intrinsics, and the only one that knows how an element is stored.
+/* The vector vocabulary. This file, vec16.h (float16 and bfloat16) and vec_fma.h hold all intrinsics, and alone know how an
+ * element is stored.
  *
  * A vector holds VBYTES bytes of the compute type A (float, or double for float64 storage). + - * and comparisons are
  * the compiler's own on GNU vector types; what is missing there stands here, once per element kind K:
@@ -6,6 +7,8 @@
  *     A    load1_K(p)             one element, at any address            void store1_K(p, a)
  *     vec  load_K(p)              VL elements                            void store_K(p, v)
  *     vec  loadn_K(p, k, fill)    k < VL elements, `fill` in the rest    void storen_K(p, v, k)
+ *                                 past the caches, at VL elements' bytes   void stream_K(p, v)
+ *     stream_end()                before another thread reads what was streamed
  *
  *     vec  splat_A(a)             A sum_A(v): the lanes added as a fixed tree, k with k + half
  *     sumpair_A(a, b, &p, &q)     p = sum_A(a), q = sum_A(b)
@@ -14,7 +17,7 @@
  *     held_A(v)                   v, out of one load
  *
  * Addresses need no alignment. Conversions round to nearest even, keep denormals, and agree bit by bit on every tier;
- * nothing here contracts to fma. To add a tier: teach the four `#if` blocks below, and add a row in meson.build. */
+ * nothing here contracts to fma. To add a tier: teach the three files' `#if` blocks, and add a row in meson.build. */
 #ifndef FN_VEC_H
 #define FN_VEC_H
 
@@ -31,6 +34,9 @@
 #define FN_AVX2 1
 #define VBYTES 32
 #else
+#ifdef __x86_64__
+#include <emmintrin.h>
+#endif
 #define VBYTES 16
 #endif
 
@@ -274,86 +280,33 @@ TAIL(f64, vf64, double, VL_f64)
 #undef TAIL
 #endif
 
-/* ---- float16 and bfloat16: two bytes in memory, float in registers --------------------------------------------- */
-
-INLINE vu32 load_u16(const void *p) {
-    vu16 h;
-    MOVE(h, p);
-    return __builtin_convertvector(h, vu32);
-}
-INLINE void store_u16(void *p, vu32 u) {
-    vu16 h = __builtin_convertvector(u, vu16);
-    memcpy(p, &h, sizeof h);
-}
+/* ---- stores past the caches, at multiples of the stored bytes; elsewhere plain ones ---------------------------- */
 
 #if defined(FN_AVX512)
-INLINE vf32 load_f16(const void *p) { return (vf32)_mm512_cvtph_ps(_mm256_loadu_si256(p)); }
-INLINE void store_f16(void *p, vf32 v) {
-    _mm256_storeu_si256(p, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
+INLINE void stream_f32(void *p, vf32 v) { _mm512_stream_ps(p, (__m512)v); }
+INLINE void stream_f64(void *p, vf64 v) { _mm512_stream_pd(p, (__m512d)v); }
+INLINE void stream_half(void *p, const void *half) { _mm256_stream_si256(p, _mm256_loadu_si256(half)); }
+INLINE void stream_end(void) { _mm_sfence(); }
 #elif defined(FN_AVX2)
-INLINE vf32 load_f16(const void *p) { return (vf32)_mm256_cvtph_ps(_mm_loadu_si128(p)); }
-INLINE void store_f16(void *p, vf32 v) {
-    _mm_storeu_si128(p, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+INLINE void stream_f32(void *p, vf32 v) { _mm256_stream_ps(p, (__m256)v); }
+INLINE void stream_f64(void *p, vf64 v) { _mm256_stream_pd(p, (__m256d)v); }
+INLINE void stream_half(void *p, const void *half) { _mm_stream_si128(p, _mm_loadu_si128(half)); }
+INLINE void stream_end(void) { _mm_sfence(); }
+#elif defined(__x86_64__)
+INLINE void stream_f32(void *p, vf32 v) { _mm_stream_ps(p, (__m128)v); }
+INLINE void stream_f64(void *p, vf64 v) { _mm_stream_pd(p, (__m128d)v); }
+INLINE void stream_half(void *p, const void *half) {
+    long long bits;
+    MOVE(bits, half);
+    _mm_stream_si64(p, bits);
 }
+INLINE void stream_end(void) { _mm_sfence(); }
 #else
-/* Shifted into a float's place a half is 2^112 too small, denormals included: one product mends all but inf and NaN. */
-INLINE vf32 load_f16(const void *p) {
-    vu32 h = load_u16(p);
-    vu32 magnitude = (h & 0x7fff) << 13;
-    vi32 special = (vi32)magnitude >= 0x0f800000;
-    vu32 bits = (vu32)((vf32)magnitude * 0x1p112f) | ((vu32)special & 0x7f800000u);
-    return (vf32)(bits | (h & 0x8000) << 16);
-}
-/* Three ranges: below 2^-14 the adder rounds for us (0.5 has the half's denormal spacing as its last bit); normal
- * numbers round by integer carry, which runs over into infinity at 65520; from 65536 on, infinity or NaN. */
-INLINE void store_f16(void *p, vf32 v) {
-    vu32 u = (vu32)v, sign = u & 0x80000000u, a = u ^ sign;
-    vi32 special = (vi32)a >= 0x47800000, tiny = (vi32)a < 0x38800000, nan = (vi32)a > 0x7f800000;
-    vu32 small = (vu32)((vf32)a + 0.5f) - 0x3f000000u;
-    vu32 normal = (a + 0xc8000fffu + ((a >> 13) & 1)) >> 13;
-    vu32 h = ((vu32)tiny & small) | ((vu32)~tiny & normal);
-    h = ((vu32)special & (0x7c00u | ((vu32)nan & 0x0200u))) | ((vu32)~special & h);
-    store_u16(p, h | sign >> 16);
-}
+INLINE void stream_f32(void *p, vf32 v) { store_f32(p, v); }
+INLINE void stream_f64(void *p, vf64 v) { store_f64(p, v); }
+INLINE void stream_half(void *p, const void *half) { memcpy(p, half, VBYTES / 2); }
+INLINE void stream_end(void) {}
 #endif
-
-INLINE vf32 load_bf16(const void *p) { return (vf32)(load_u16(p) << 16); }
-/* to nearest even by integer carry; a NaN stays one (its quiet bit is set lest the carry or the cut lose it) */
-INLINE void store_bf16(void *p, vf32 v) {
-    vu32 u = (vu32)v;
-    vi32 nan = (vi32)(u & 0x7fffffffu) > 0x7f800000;
-    vu32 rounded = (u + 0x7fffu + ((u >> 16) & 1)) >> 16;
-    store_u16(p, ((vu32)nan & (u >> 16 | 0x40u)) | ((vu32)~nan & rounded));
-}
-
-#define NARROW(K)                                                                                                      \
-    OUTLINE vf32 loadn_##K(const void *p, ptrdiff_t k, float fill) {                                                   \
-        uint16_t h[VL_f32] = {0};                                                                                      \
-        float t[VL_f32];                                                                                               \
-        for (ptrdiff_t i = 0; i < k; i++) memcpy(h + i, (const uint16_t *)p + i, 2);                                   \
-        store_f32(t, load_##K(h));                                                                                     \
-        for (ptrdiff_t i = k; i < VL_f32; i++) t[i] = fill;                                                            \
-        return load_f32(t);                                                                                            \
-    }                                                                                                                  \
-    OUTLINE void storen_##K(void *p, vf32 v, ptrdiff_t k) {                                                            \
-        uint16_t h[VL_f32];                                                                                            \
-        store_##K(h, v);                                                                                               \
-        for (ptrdiff_t i = 0; i < k; i++) memcpy((uint16_t *)p + i, h + i, 2);                                         \
-    }                                                                                                                  \
-    INLINE float load1_##K(const void *p) {                                                                            \
-        uint16_t h[VL_f32] = {0};                                                                                      \
-        memcpy(h, p, 2);                                                                                               \
-        return load_##K(h)[0];                                                                                         \
-    }                                                                                                                  \
-    INLINE void store1_##K(void *p, float a) {                                                                         \
-        uint16_t h[VL_f32];                                                                                            \
-        store_##K(h, splat_f32(a));                                                                                    \
-        memcpy(p, h, 2);                                                                                               \
-    }
-NARROW(f16)
-NARROW(bf16)
-#undef NARROW
 
 /* ---- the larger of two; NaN if b is ------------------------------------------------------------------------------ */
 
@@ -366,50 +319,6 @@ INLINE vf64 max_f64(vf64 a, vf64 b) { return (vf64)_mm256_max_pd((__m256d)a, (__
 #else
 INLINE vf32 max_f32(vf32 a, vf32 b) { return select_f32(a > b, a, b); }
 INLINE vf64 max_f64(vf64 a, vf64 b) { return select_f64(a > b, a, b); }
-#endif
-
-/* ---- fused multiply and add, rounded once: a * b + c, where a kernel asks for it by name ------------------------ */
-
-#if defined(FN_AVX512)
-INLINE vf32 fma_f32(vf32 a, vf32 b, vf32 c) { return (vf32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c); }
-INLINE vf64 fma_f64(vf64 a, vf64 b, vf64 c) { return (vf64)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c); }
-#elif defined(FN_AVX2) && defined(__FMA__)
-INLINE vf32 fma_f32(vf32 a, vf32 b, vf32 c) { return (vf32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c); }
-INLINE vf64 fma_f64(vf64 a, vf64 b, vf64 c) { return (vf64)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c); }
-#elif VBYTES == 16 && !defined(__FP_FAST_FMAF)
-#define FN_FMA_CALLS /* no instruction does it: calls of short code instead */
-/* In double the product is exact. The sum is rounded to odd there, so that only the rounding to float counts (Boldo and
- * Melquiond, "Emulation of FMA and correctly rounded sums", 2008). */
-INLINE vf64 fma_odd(vf64 a, vf64 b, vf64 c) {
-    const vf64 product = a * b, sum = product + c, added = sum - product;
-    const vf64 rest = (product - (sum - added)) + (c - added), zero = {0};
-    const vi64 even = ~(vi64)sum & 1, inexact = (vi64)(rest > zero) | (vi64)(rest < zero);
-    const vi64 shrinks = ~((vi64)(rest > zero) ^ (vi64)(sum < zero)), step = inexact & even;
-    return (vf64)((vi64)sum + ((step ^ shrinks) - shrinks));
-}
-#define LOW(v) __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1), vf64)
-#define HIGH(v) __builtin_convertvector(__builtin_shufflevector(v, v, 2, 3), vf64)
-OUTLINE vf32 fma_f32(vf32 a, vf32 b, vf32 c) {
-    typedef float half __attribute__((vector_size(8)));
-    const half low = __builtin_convertvector(fma_odd(LOW(a), LOW(b), LOW(c)), half);
-    const half high = __builtin_convertvector(fma_odd(HIGH(a), HIGH(b), HIGH(c)), half);
-    return __builtin_shufflevector(low, high, 0, 1, 2, 3);
-}
-#undef LOW
-#undef HIGH
-OUTLINE vf64 fma_f64(vf64 a, vf64 b, vf64 c) {
-    for (int i = 0; i < VL_f64; i++) c[i] = __builtin_fma(a[i], b[i], c[i]);
-    return c;
-}
-#else
-INLINE vf32 fma_f32(vf32 a, vf32 b, vf32 c) {
-    for (int i = 0; i < VL_f32; i++) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
-    return c;
-}
-INLINE vf64 fma_f64(vf64 a, vf64 b, vf64 c) {
-    for (int i = 0; i < VL_f64; i++) c[i] = __builtin_fma(a[i], b[i], c[i]);
-    return c;
-}
 #endif
 
 #endif

@@ -33,6 +33,7 @@ static const fn_verbs verbs = {
     .resum_cols = FN(resum_cols),
     .adjoint_rows = FN(adjoint_rows),
     .finalize = FN(finalize),
+    .drain = stream_end,
     .merge = merge,
 };
 #undef verbs

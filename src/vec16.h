@@ -1,0 +1,126 @@
+/* float16 and bfloat16 for vec.h's vocabulary: two bytes in memory, float in registers. With K = f16 or bf16, narrow_K(v)
+ * is what is stored of a vector. */
+#ifndef FN_VEC16_H
+#define FN_VEC16_H
+
+#include "vec.h"
+
+INLINE vu16 load_u16(const void *p) {
+    vu16 h;
+    MOVE(h, p);
+    return h;
+}
+INLINE void store_u16(void *p, vu16 h) { memcpy(p, &h, sizeof h); }
+
+/* lanes of 16 bits to lanes of 32, and the lower halves of those; the compiler's own conversions take three times as long */
+#if defined(FN_AVX512)
+INLINE vu32 widen_u16(vu16 h) { return (vu32)_mm512_cvtepu16_epi32((__m256i)h); }
+INLINE vu16 lower_u16(vu32 u) { return (vu16)_mm512_cvtepi32_epi16((__m512i)u); }
+#elif defined(FN_AVX2)
+INLINE vu32 widen_u16(vu16 h) { return (vu32)_mm256_cvtepu16_epi32((__m128i)h); }
+INLINE vu16 lower_u16(vu32 u) {
+    const __m256i packed = _mm256_packus_epi32((__m256i)(u & 0xffff), (__m256i)(u & 0xffff));
+    return (vu16)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+}
+#else
+INLINE vu32 widen_u16(vu16 h) { return __builtin_convertvector(h, vu32); }
+INLINE vu16 lower_u16(vu32 u) { return __builtin_convertvector(u, vu16); }
+#endif
+
+#if defined(FN_AVX512)
+INLINE vf32 load_f16(const void *p) { return (vf32)_mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+INLINE vu16 narrow_f16(vf32 v) {
+    return (vu16)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif defined(FN_AVX2)
+INLINE vf32 load_f16(const void *p) { return (vf32)_mm256_cvtph_ps(_mm_loadu_si128(p)); }
+INLINE vu16 narrow_f16(vf32 v) {
+    return (vu16)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#else
+/* Shifted into a float's place a half is 2^112 too small, denormals included: one product mends all but inf and NaN. */
+INLINE vf32 load_f16(const void *p) {
+    vu32 h = widen_u16(load_u16(p));
+    vu32 magnitude = (h & 0x7fff) << 13;
+    vi32 special = (vi32)magnitude >= 0x0f800000;
+    vu32 bits = (vu32)((vf32)magnitude * 0x1p112f) | ((vu32)special & 0x7f800000u);
+    return (vf32)(bits | (h & 0x8000) << 16);
+}
+/* Three ranges: below 2^-14 the adder rounds for us (0.5 has the half's denormal spacing as its last bit); normal
+ * numbers round by integer carry, which runs over into infinity at 65520; from 65536 on, infinity or NaN. */
+INLINE vu16 narrow_f16(vf32 v) {
+    vu32 u = (vu32)v, sign = u & 0x80000000u, a = u ^ sign;
+    vi32 special = (vi32)a >= 0x47800000, tiny = (vi32)a < 0x38800000, nan = (vi32)a > 0x7f800000;
+    vu32 small = (vu32)((vf32)a + 0.5f) - 0x3f000000u;
+    vu32 normal = (a + 0xc8000fffu + ((a >> 13) & 1)) >> 13;
+    vu32 h = ((vu32)tiny & small) | ((vu32)~tiny & normal);
+    h = ((vu32)special & (0x7c00u | ((vu32)nan & 0x0200u))) | ((vu32)~special & h);
+    return lower_u16(h | sign >> 16);
+}
+#endif
+
+INLINE vf32 load_bf16(const void *p) { return (vf32)(widen_u16(load_u16(p)) << 16); }
+/* to nearest even by integer carry; a NaN stays one (its quiet bit is set lest the carry or the cut lose it) */
+INLINE vu16 narrow_bf16(vf32 v) {
+    vu32 u = (vu32)v, rounded = u + 0x7fffu + ((u >> 16) & 1);
+#if defined(FN_AVX512)
+    const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+    rounded = (vu32)_mm512_mask_or_epi32((__m512i)rounded, nan, (__m512i)u, _mm512_set1_epi32(0x400000));
+#else
+    const vi32 nan = v != v;
+    rounded = ((vu32)nan & (u | 0x400000u)) | ((vu32)~nan & rounded);
+#endif
+    return lower_u16(rounded >> 16);
+}
+
+#if defined(FN_AVX512)
+#define TAIL_MASK(k) ((__mmask16)((1u << (k)) - 1))
+#define TAIL(K)                                                                                                        \
+    INLINE vf32 loadn_##K(const void *p, ptrdiff_t k, float fill) {                                                    \
+        const vu16 h = (vu16)_mm256_maskz_loadu_epi16(TAIL_MASK(k), p);                                                \
+        return select_f32(first_f32(k), load_##K(&h), splat_f32(fill));                                                \
+    }                                                                                                                  \
+    INLINE void storen_##K(void *p, vf32 v, ptrdiff_t k) {                                                             \
+        _mm256_mask_storeu_epi16(p, TAIL_MASK(k), (__m256i)narrow_##K(v));                                             \
+    }
+#else
+/* the general tail: through a small array, element by element */
+#define TAIL(K)                                                                                                        \
+    OUTLINE vf32 loadn_##K(const void *p, ptrdiff_t k, float fill) {                                                   \
+        uint16_t h[VL_f32] = {0};                                                                                      \
+        float t[VL_f32];                                                                                               \
+        for (ptrdiff_t i = 0; i < k; i++) memcpy(h + i, (const uint16_t *)p + i, 2);                                   \
+        store_f32(t, load_##K(h));                                                                                     \
+        for (ptrdiff_t i = k; i < VL_f32; i++) t[i] = fill;                                                            \
+        return load_f32(t);                                                                                            \
+    }                                                                                                                  \
+    OUTLINE void storen_##K(void *p, vf32 v, ptrdiff_t k) {                                                            \
+        uint16_t h[VL_f32];                                                                                            \
+        store_u16(h, narrow_##K(v));                                                                                   \
+        for (ptrdiff_t i = 0; i < k; i++) memcpy((uint16_t *)p + i, h + i, 2);                                         \
+    }
+#endif
+#define STORAGE(K)                                                                                                     \
+    INLINE void store_##K(void *p, vf32 v) { store_u16(p, narrow_##K(v)); }                                            \
+    INLINE void stream_##K(void *p, vf32 v) {                                                                          \
+        const vu16 h = narrow_##K(v);                                                                                  \
+        stream_half(p, &h);                                                                                            \
+    }                                                                                                                  \
+    TAIL(K)                                                                                                            \
+    INLINE float load1_##K(const void *p) {                                                                            \
+        uint16_t h[VL_f32] = {0};                                                                                      \
+        memcpy(h, p, 2);                                                                                               \
+        return load_##K(h)[0];                                                                                         \
+    }                                                                                                                  \
+    INLINE void store1_##K(void *p, float a) {                                                                         \
+        uint16_t h[VL_f32];                                                                                            \
+        store_##K(h, splat_f32(a));                                                                                    \
+        memcpy(p, h, 2);                                                                                               \
+    }
+STORAGE(f16)
+STORAGE(bf16)
+#undef STORAGE
+#undef TAIL
+#undef TAIL_MASK
+
+#endif
