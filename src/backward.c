@@ -21,7 +21,9 @@ enum {
     LOCAL_BYTES = 2 << 20,
     LOCAL_UNITS = 16, /* enough for the threads to share units whole */
     MAX_PARTS = 64,
-    PARTS_BYTES = 1 << 20, /* what the parts' accumulators may take at least */
+    FEW_PARTS = 8,         /* so many there may be, for the threads, even if adding them up costs something: */
+    SHARE_PARTS = 64,      /* this share of the arrays is what the parts' accumulators should take, */
+    PARTS_BYTES = 1 << 20, /* and this is what they may take at least */
 };
 
 /* does it vary inside the cells that the sums are taken over? */
@@ -78,8 +80,8 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
         if (space->base) b->workers[i] = w;
     }
     if (b->direct) return;
-    if (job->dweight) b->dweight = fn_take(space, (size_t)(b->parts * job->ndweight) * sizeof(double));
-    if (job->dbias) b->dbias = fn_take(space, (size_t)(b->parts * job->ndbias) * sizeof(double));
+    if (job->dweight) b->dweight = fn_take(space, (size_t)(fn_accumulators(b) * job->ndweight) * sizeof(double));
+    if (job->dbias) b->dbias = fn_take(space, (size_t)(fn_accumulators(b) * job->ndbias) * sizeof(double));
 }
 
 /* ---- tasks ------------------------------------------------------------------------------------------------------ */
@@ -170,7 +172,7 @@ static void run(fn_backward_job *b, int workers) {
 }
 
 static void add_parts(const fn_backward_job *b, double *parts, ptrdiff_t n, void *out) {
-    for (ptrdiff_t p = 1; p < b->parts; p++)
+    for (ptrdiff_t p = 1; p < fn_accumulators(b); p++)
         for (ptrdiff_t i = 0; i < n; i++) parts[i] += parts[p * n + i];
     for (ptrdiff_t i = 0; i < n; i++) fn_set(b->job, out, i, parts[i]);
 }
@@ -202,6 +204,14 @@ static int with_column_sums(const fn_job *job) {
     return !job->data[FN_WEIGHT] || shared_by_rows(plan, FN_WEIGHT);
 }
 
+/* whether no two units have one of its elements in common */
+static int apart(const fn_job *job, int operand) {
+    const fn_plan *plan = &job->plan;
+    for (int i = 0; i < plan->nkept; i++)
+        if (!plan->kept[i].stride[operand]) return 0;
+    return !plan->cols || plan->inner.stride[operand];
+}
+
 /* What the sums are for, and how parameter gradients are come by. Nothing here looks at the number of threads, except
  * where the order of additions does not depend on it. */
 static int decide(fn_backward_job *b) {
@@ -230,12 +240,17 @@ static int decide(fn_backward_job *b) {
     if (b->from_elements && !b->local) items *= cut->chunks;
     b->parts = items;
     if (params) {
-        const ptrdiff_t most = (2 * bytes > PARTS_BYTES ? 2 * bytes : PARTS_BYTES) /
-                               ((job->ndweight + job->ndbias) * (ptrdiff_t)sizeof(double));
+        const ptrdiff_t part_bytes = (job->ndweight + job->ndbias) * (ptrdiff_t)sizeof(double);
+        const ptrdiff_t most = (2 * bytes > PARTS_BYTES ? 2 * bytes : PARTS_BYTES) / part_bytes;
+        const ptrdiff_t cheap = bytes / SHARE_PARTS / part_bytes;
         b->direct = b->from_elements && (!job->dweight || job->ndweight == elements) &&
                     (!job->dbias || job->ndbias == elements);
+        b->apart = b->from_sums && (!job->dweight || apart(job, FN_DWEIGHT)) && (!job->dbias || apart(job, FN_DBIAS));
         if (b->parts > MAX_PARTS) b->parts = MAX_PARTS;
-        if (b->parts > most && !b->direct) b->parts = most > 1 ? most : 1;
+        if (!b->direct && !b->apart) {
+            if (b->parts > FEW_PARTS && b->parts > cheap) b->parts = cheap > FEW_PARTS ? cheap : FEW_PARTS;
+            if (b->parts > most) b->parts = most > 1 ? most : 1;
+        }
         if (b->parts < workers && (b->from_elements || b->local)) workers = (int)b->parts;
     }
     return workers;
@@ -266,8 +281,8 @@ static int attempt(fn_backward_job *b) {
     if (!memory) return FN_NO_MEMORY;
     space = (fn_space){.base = memory};
     layout(b, workers, &space);
-    if (b->dweight) memset(b->dweight, 0, (size_t)(b->parts * job->ndweight) * sizeof(double));
-    if (b->dbias) memset(b->dbias, 0, (size_t)(b->parts * job->ndbias) * sizeof(double));
+    if (b->dweight) memset(b->dweight, 0, (size_t)(fn_accumulators(b) * job->ndweight) * sizeof(double));
+    if (b->dbias) memset(b->dbias, 0, (size_t)(fn_accumulators(b) * job->ndbias) * sizeof(double));
     run(b, workers);
     if (b->dweight) add_parts(b, b->dweight, job->ndweight, job->dweight);
     if (b->dbias) add_parts(b, b->dbias, job->ndbias, job->dbias);

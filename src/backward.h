@@ -28,11 +28,14 @@ typedef struct {
     int from_sums, from_elements, row_cells;
     ptrdiff_t parts;         /* that accumulate parameter gradients; without them, one to an item */
     int direct;              /* every element has parameters of its own: their gradients are no sums */
-    double *dweight, *dbias; /* parts * their size */
+    int apart;               /* no two units share a parameter: one accumulator does for all parts */
+    double *dweight, *dbias; /* fn_accumulators() times their size */
     int beyond;              /* statistics on the way came out beyond the fast path: all over again, with given ones */
     fn_unit_sums *units;
     fn_worker_space *workers;
 } fn_backward_job;
+
+static inline ptrdiff_t fn_accumulators(const fn_backward_job *b) { return b->apart ? 1 : b->parts; }
 
 /* ---- one block (backward_block.c) -------------------------------------------------------------------------------- */
 

@@ -42,20 +42,23 @@ static fn_param param_row(fn_param p, ptrdiff_t r, ptrdiff_t size) {
     return (fn_param){p.a ? (const char *)p.a + r * p.step * size : NULL, p.step, p.along};
 }
 
-static double *part_of(double *sums, ptrdiff_t n, ptrdiff_t part) { return sums ? sums + part * n : NULL; }
+/* a part's accumulator, of n elements */
+static double *part_of(const fn_backward_job *b, double *sums, ptrdiff_t n, ptrdiff_t part) {
+    return sums && !b->apart ? sums + part * n : sums;
+}
 
 /* adds to the part's accumulators, or writes what is no sum */
 static void add_dweight(const fn_backward_job *b, ptrdiff_t part, ptrdiff_t at, double value) {
     if (b->direct)
         fn_set(b->job, b->job->dweight, at, value);
     else
-        b->dweight[part * b->job->ndweight + at] += value;
+        part_of(b, b->dweight, b->job->ndweight, part)[at] += value;
 }
 static void add_dbias(const fn_backward_job *b, ptrdiff_t part, ptrdiff_t at, double value) {
     if (b->direct)
         fn_set(b->job, b->job->dbias, at, value);
     else
-        b->dbias[part * b->job->ndbias + at] += value;
+        part_of(b, b->dbias, b->job->ndbias, part)[at] += value;
 }
 
 /* whether any of the block's means was corrected */
@@ -95,8 +98,8 @@ static void add_elements(const fn_backward_job *b, const fn_block *k, const fn_i
         fn_sums into = w->columns; /* what the caller does not want */
         const ptrdiff_t first = at + r * row_step;
         if (in_place) {
-            if (dbias) into.g = part_of(b->dbias, job->ndbias, part) + first;
-            if (dweight) into.gx = part_of(b->dweight, job->ndweight, part) + first;
+            if (dbias) into.g = part_of(b, b->dbias, job->ndbias, part) + first;
+            if (dweight) into.gx = part_of(b, b->dweight, job->ndweight, part) + first;
         } else {
             memset(into.g, 0, (size_t)k->width * sizeof(double));
             memset(into.gx, 0, (size_t)k->width * sizeof(double));
@@ -133,8 +136,8 @@ void fn_elements_block(const fn_backward_job *b, const fn_block *k, const fn_inp
 fn_sums fn_column_sums(const fn_backward_job *b, const fn_worker_space *w, ptrdiff_t part) {
     const fn_job *job = b->job;
     fn_sums into = w->columns; /* what the caller does not want */
-    if (b->dweight) into.gx = part_of(b->dweight, job->ndweight, part) + job->plan.offset[FN_DWEIGHT];
-    if (b->dbias) into.g = part_of(b->dbias, job->ndbias, part) + job->plan.offset[FN_DBIAS];
+    if (b->dweight) into.gx = part_of(b, b->dweight, job->ndweight, part) + job->plan.offset[FN_DWEIGHT];
+    if (b->dbias) into.g = part_of(b, b->dbias, job->ndbias, part) + job->plan.offset[FN_DBIAS];
     return into;
 }
 
@@ -188,14 +191,14 @@ void fn_load_stats(const fn_job *job, const fn_axis *axis, ptrdiff_t at, ptrdiff
 
 void fn_add_params(const fn_backward_job *b, ptrdiff_t part, ptrdiff_t weight_at, ptrdiff_t bias_at, double g,
                    double gx) {
-    if (b->dweight) b->dweight[part * b->job->ndweight + weight_at] += gx;
-    if (b->dbias) b->dbias[part * b->job->ndbias + bias_at] += g;
+    if (b->dweight) part_of(b, b->dweight, b->job->ndweight, part)[weight_at] += gx;
+    if (b->dbias) part_of(b, b->dbias, b->job->ndbias, part)[bias_at] += g;
 }
 
 void fn_add_rows(const fn_backward_job *b, ptrdiff_t part, const ptrdiff_t offset[FN_NOPERANDS], const fn_axis *axis,
                  ptrdiff_t n, fn_sums sums) {
-    double *dweight = b->dweight ? part_of(b->dweight, b->job->ndweight, part) + offset[FN_DWEIGHT] : NULL;
-    double *dbias = b->dbias ? part_of(b->dbias, b->job->ndbias, part) + offset[FN_DBIAS] : NULL;
+    double *dweight = b->dweight ? part_of(b, b->dweight, b->job->ndweight, part) + offset[FN_DWEIGHT] : NULL;
+    double *dbias = b->dbias ? part_of(b, b->dbias, b->job->ndbias, part) + offset[FN_DBIAS] : NULL;
     const ptrdiff_t weight_step = axis->stride[FN_DWEIGHT], bias_step = axis->stride[FN_DBIAS];
     for (ptrdiff_t i = 0; dweight && i < n; i++) dweight[i * weight_step] += sums.gx[i];
     for (ptrdiff_t i = 0; dbias && i < n; i++) dbias[i * bias_step] += sums.g[i];
