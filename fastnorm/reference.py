@@ -54,10 +54,11 @@ def normalize(x, axis=-1, weight=None, bias=None, *, eps=1e-5, with_mean=True, w
         rstd = 1 / np.hypot(std * scale, np.sqrt(eps))
     else:
         y = d * scale
-    if weight is not None:
-        y = y * _float64(weight)
-    if bias is not None:
-        y = y + _float64(bias)
+    y = _affine(y, weight, bias)
+    if not np.all(where):  # what is left out may be so far away that only its weight brings it back into range
+        d = np.longdouble(x) - (0 if mean is None else mean)
+        far = _affine(d * (1 if rstd is None else rstd), weight, bias)
+        y = np.where(np.isfinite(x) & ~np.isfinite(y), far, y).astype(np.float64)
     return _give(y, Stats(mean, rstd), out, return_stats)
 
 
@@ -380,6 +381,11 @@ def _centred(x, axes, where, n):
     mean = low + first
     mean = mean + np.where(np.isfinite(rest), rest, 0)
     return mean * scale, d - rest, scale
+
+
+def _affine(y, weight, bias):
+    y = y if weight is None else y * _float64(weight)
+    return y if bias is None else y + _float64(bias)
 
 
 def _parameter_grads(dy, xhat, where, weight, bias):
