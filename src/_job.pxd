@@ -27,10 +27,10 @@ cdef extern from "plan.h" nogil:
         fn_axis inner, fold
         Py_ssize_t n
         int nkept, nreduced
-        fn_axis kept[65]
-        fn_axis reduced[65]
+        fn_axis *kept
+        fn_axis *reduced
         Py_ssize_t regions, rows, count
-    void fn_plan_make(fn_plan *plan, int ndim, const fn_axis *axes, Py_ssize_t size) noexcept
+    void fn_plan_make(fn_plan *plan, int ndim, fn_axis *axes, Py_ssize_t size) noexcept
 
 cdef extern from "job.h" nogil:
     enum: FN_OK, FN_NO_MEMORY

@@ -98,10 +98,10 @@ cdef extern from "plan.h":
         fn_axis inner, fold
         ptrdiff_t n
         int nkept, nreduced
-        fn_axis kept[65]
-        fn_axis reduced[65]
+        fn_axis *kept
+        fn_axis *reduced
         ptrdiff_t regions, rows, count
-    void fn_plan_make(fn_plan *plan, int ndim, const fn_axis *axes, ptrdiff_t size) noexcept
+    void fn_plan_make(fn_plan *plan, int ndim, fn_axis *axes, ptrdiff_t size) noexcept
     ptrdiff_t fn_plan_step(const fn_plan *plan, int operand) noexcept
 
 cdef extern from "job.h":
@@ -350,8 +350,7 @@ cdef class Verbs:
 
 # ---- plans ------------------------------------------------------------------------------------------------------
 
-cdef int make_plan(fn_plan *plan, axes, ptrdiff_t size) except -1:
-    cdef fn_axis c_axes[65]
+cdef int make_plan(fn_plan *plan, fn_axis *c_axes, axes, ptrdiff_t size) except -1:
     cdef int i, o, count = len(axes)
     if count > FN_MAXDIM or len(OPERANDS) != FN_NOPERANDS:
         raise ValueError(f"{count} axes, {len(OPERANDS)} operands")
@@ -374,7 +373,8 @@ cdef tuple axis_of(const fn_axis *axis):
 def plan(axes, ptrdiff_t size):
     """fn_plan_make as a dict. axes: (length, reduced, {operand: stride}) each; size: bytes of an element of x."""
     cdef fn_plan p
-    make_plan(&p, axes, size)
+    cdef fn_axis c_axes[65]
+    make_plan(&p, c_axes, axes, size)
     return {
         "offset": by_operand(p.offset), "cols": bool(p.cols), "inner": axis_of(&p.inner), "fold": axis_of(&p.fold),
         "n": p.n, "kept": [axis_of(&p.kept[i]) for i in range(p.nkept)],
@@ -387,6 +387,7 @@ def cut(axes, ptrdiff_t size, ptrdiff_t compute_size, bint backward=False):
     """How the drivers cut this plan: a dict, with the blocks as (unit, chunk, rows, width, offset of x, row step of x,
     column step of x)."""
     cdef fn_job job
+    cdef fn_axis c_axes[65]
     cdef fn_verbs verbs
     cdef fn_cut c
     cdef fn_unit unit
@@ -398,7 +399,7 @@ def cut(axes, ptrdiff_t size, ptrdiff_t compute_size, bint backward=False):
     job.verbs = &verbs
     if backward:
         job.data[FN_DY] = <char *> &job  # there is one, nobody looks at it
-    make_plan(&job.plan, axes, size)
+    make_plan(&job.plan, c_axes, axes, size)
     c = fn_cut_make(&job)
     row_step, column_step = fn_row_axis(&job, &c).stride[0], fn_plan_step(&job.plan, 0)
     blocks = []

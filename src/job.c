@@ -247,7 +247,7 @@ int fn_param_pack(fn_job *job, int operand, void **memory) {
     const ptrdiff_t size = (ptrdiff_t)job->verbs->compute_size;
     *memory = NULL;
     if (!fn_param_varies(job, operand) || plan->fold.len > 1 || plan->inner.stride[operand] == size) return FN_OK;
-    fn_axis *axes[2 * FN_MAXDIM + 1];
+    fn_axis *axes[FN_MAXDIM + 1];
     int count = 0;
     ptrdiff_t elements = 1;
     axes[count++] = &plan->inner;

@@ -15,8 +15,8 @@ static int merges(const fn_axis *outer, const fn_axis *inner, int first, int las
 /* the axis's place in memory: by x, by y where x is broadcast */
 static ptrdiff_t key(const fn_axis *a) { return llabs(a->stride[FN_X] ? a->stride[FN_X] : a->stride[FN_Y]); }
 
-/* drop, turn forwards, order, merge; returns how many are left, in `out` */
-static int simplify(fn_plan *plan, int ndim, const fn_axis *axes, fn_axis *out) {
+/* drop, turn forwards, order, merge, all in place; returns how many are left */
+static int simplify(fn_plan *plan, int ndim, fn_axis *axes) {
     int count = 0;
     for (int d = 0; d < ndim; d++) {
         if (axes[d].len == 1) continue;
@@ -27,18 +27,18 @@ static int simplify(fn_plan *plan, int ndim, const fn_axis *axes, fn_axis *out) 
                 a.stride[o] = -a.stride[o];
             }
         int at = count++;
-        for (; at > 0 && key(&out[at - 1]) < key(&a); at--) out[at] = out[at - 1];
-        out[at] = a;
+        for (; at > 0 && key(&axes[at - 1]) < key(&a); at--) axes[at] = axes[at - 1];
+        axes[at] = a;
     }
     int left = 0;
     for (int i = 0; i < count; i++) {
-        fn_axis *last = left ? &out[left - 1] : NULL;
-        if (last && last->reduced == out[i].reduced && merges(last, &out[i], 0, FN_NOPERANDS - 1)) {
-            ptrdiff_t len = last->len * out[i].len;
-            *last = out[i];
+        fn_axis *last = left ? &axes[left - 1] : NULL;
+        if (last && last->reduced == axes[i].reduced && merges(last, &axes[i], 0, FN_NOPERANDS - 1)) {
+            ptrdiff_t len = last->len * axes[i].len;
+            *last = axes[i];
             last->len = len;
         } else {
-            out[left++] = out[i];
+            axes[left++] = axes[i];
         }
     }
     return left;
@@ -61,26 +61,33 @@ static int foldable(const fn_axis *axes, int naxes, ptrdiff_t size) {
     return rows >= FOLD_ROWS;
 }
 
-void fn_plan_make(fn_plan *plan, int ndim, const fn_axis *axes, ptrdiff_t size) {
-    fn_axis simple[FN_MAXDIM];
+/* the kept ones first, each kind in its order; returns how many those are */
+static int kept_first(int naxes, fn_axis *axes) {
+    int kept = 0;
+    for (int i = 0; i < naxes; i++) {
+        if (axes[i].reduced) continue;
+        const fn_axis a = axes[i];
+        for (int at = i; at > kept; at--) axes[at] = axes[at - 1];
+        axes[kept++] = a;
+    }
+    return kept;
+}
+
+void fn_plan_make(fn_plan *plan, int ndim, fn_axis *axes, ptrdiff_t size) {
     memset(plan->offset, 0, sizeof plan->offset);
-    int left = simplify(plan, ndim, axes, simple);
+    int left = simplify(plan, ndim, axes);
     plan->inner = plan->fold = (fn_axis){.len = 1, .reduced = 1};
-    plan->nkept = plan->nreduced = 0;
-    if (foldable(simple, left, size)) plan->fold = simple[--left];
-    if (left) plan->inner = simple[--left];
+    if (foldable(axes, left, size)) plan->fold = axes[--left];
+    if (left) plan->inner = axes[--left];
     plan->cols = !plan->inner.reduced;
     plan->n = plan->inner.len * plan->fold.len;
+    plan->nkept = kept_first(left, axes);
+    plan->nreduced = left - plan->nkept;
+    plan->kept = axes;
+    plan->reduced = axes + plan->nkept;
     plan->regions = plan->rows = 1;
-    for (int i = 0; i < left; i++) {
-        if (simple[i].reduced) {
-            plan->reduced[plan->nreduced++] = simple[i];
-            plan->rows *= simple[i].len;
-        } else {
-            plan->kept[plan->nkept++] = simple[i];
-            plan->regions *= simple[i].len;
-        }
-    }
+    for (int i = 0; i < plan->nkept; i++) plan->regions *= plan->kept[i].len;
+    for (int i = 0; i < plan->nreduced; i++) plan->rows *= plan->reduced[i].len;
     plan->count = plan->rows * (plan->cols ? plan->fold.len : plan->n);
 }
 

@@ -33,14 +33,15 @@ typedef struct {
     fn_axis inner, fold;            /* fold: len 1 unless cols */
     ptrdiff_t n;                    /* elements of a tile's row: inner.len * fold.len */
     int nkept, nreduced;
-    fn_axis kept[FN_MAXDIM], reduced[FN_MAXDIM]; /* the other axes, outermost first */
-    ptrdiff_t regions;                           /* product of kept: regions that share no slice */
-    ptrdiff_t rows;                              /* product of reduced: rows of one region */
-    ptrdiff_t count;                             /* elements of one slice */
+    fn_axis *kept, *reduced; /* the other axes, outermost first */
+    ptrdiff_t regions;       /* product of kept: regions that share no slice */
+    ptrdiff_t rows;          /* product of reduced: rows of one region */
+    ptrdiff_t count;         /* elements of one slice */
 } fn_plan;
 
-/* axes: `ndim` of them in the array's own order. `size`: bytes of an element of x. */
-void fn_plan_make(fn_plan *plan, int ndim, const fn_axis *axes, ptrdiff_t size);
+/* axes: `ndim` of them in the array's own order; what is left of them, rearranged, the plan goes on using (a stack may
+ * be small). `size`: bytes of an element of x. */
+void fn_plan_make(fn_plan *plan, int ndim, fn_axis *axes, ptrdiff_t size);
 
 /* add to `offset` what `index`, counted over these axes with the last one fastest, means for every operand */
 void fn_plan_seek(const fn_axis *axes, int naxes, ptrdiff_t index, ptrdiff_t offset[FN_NOPERANDS]);

@@ -107,10 +107,18 @@ INLINE int FN(products)(const char *dy, const char *x, ptrdiff_t n, A *rstd, dou
 static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t slices, ptrdiff_t n,
                                   const fn_slices *p) {
     enum { MOST = FN(MOST_ROWS) };
-    double g[MOST], gx[MOST], sx[MOST], count[MOST], zero[MOST], comp[MOST], squares[MOST];
-    A shift[MOST], c1[MOST], c2[MOST], high[MOST], low[MOST], fresh[MOST];
-    A means[MOST], rstds[MOST], shifts[MOST], c1s[MOST], c2s[MOST];
-    const fn_moments m = {count, zero, comp, squares};
+    double g[MOST], gx[MOST], sx[MOST];
+    A shift[MOST], c1[MOST], c2[MOST], fresh[MOST];
+    union { /* statistics that are taken here are of slices of a row; a stack may be small */
+        struct {
+            double count[MOST], zero[MOST], comp[MOST], squares[MOST];
+            A high[MOST], low[MOST];
+        } taken;
+        struct {
+            A means[MOST], rstds[MOST], shifts[MOST], c1s[MOST], c2s[MOST];
+        } rows;
+    } of;
+    const fn_moments m = {of.taken.count, of.taken.zero, of.taken.comp, of.taken.squares};
     const fn_tile none = {0};
     const fn_param absent = {0};
     const int past = p->past && FN(can_stream)(dx, slices * p->per);
@@ -124,10 +132,10 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
         const int undivided = p->undivided && per == 1 && !(p->weight.a && p->weight.along);
         if (p->fresh && !undivided) {
             FN(moments_rows)(of_x, none, k, per * x.step, 0, per, n, 0, m);
-            if (FN(finalize)(k, m, 0, p->least, 1, high, low, fresh)) return s;
+            if (FN(finalize)(k, m, 0, p->least, 1, of.taken.high, of.taken.low, fresh)) return s;
         }
-        const fn_param mean = p->mean ? FN(by_row)((const A *)p->mean + s, k, per, means) : absent;
-        const fn_param rstd = FN(by_row)(p->fresh ? fresh : (const A *)p->rstd + s, k, per, rstds);
+        const fn_param mean = p->mean ? FN(by_row)((const A *)p->mean + s, k, per, of.rows.means) : absent;
+        const fn_param rstd = FN(by_row)(p->fresh ? fresh : (const A *)p->rstd + s, k, per, of.rows.rstds);
         const fn_param weight = FN(param_from)(p->weight, r);
         const fn_dots dots = {.mean = mean, .rstd = rstd, .weight = weight.along ? weight : absent};
         if (!undivided) FN(dots_rows)(of_dy, of_x, none, rows, n, &dots, (fn_sums){g, gx, sx});
@@ -140,7 +148,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
             if (safe) continue;
             if (p->fresh) {
                 FN(moments_rows)(x1, none, 1, 0, 0, 1, n, 0, m);
-                if (FN(finalize)(1, m, 0, p->least, 1, high, low, fresh + i)) return s;
+                if (FN(finalize)(1, m, 0, p->least, 1, of.taken.high, of.taken.low, fresh + i)) return s;
             }
             const fn_dots alone = {.rstd = {(const A *)rstd.a + i, 0, 0}};
             FN(dots_rows)(dy1, x1, none, 1, n, &alone, (fn_sums){g + i, gx + i, sx + i});
@@ -150,9 +158,9 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
                         c2 + i);
         const fn_adjoint q = {.mean = mean,
                               .rstd = rstd,
-                              .c1 = p->centre ? FN(by_row)(c1, k, per, c1s) : absent,
-                              .c2 = FN(by_row)(c2, k, per, c2s),
-                              .shift = FN(by_row)(shift, k, per, shifts),
+                              .c1 = p->centre ? FN(by_row)(c1, k, per, of.rows.c1s) : absent,
+                              .c2 = FN(by_row)(c2, k, per, of.rows.c2s),
+                              .shift = FN(by_row)(shift, k, per, of.rows.shifts),
                               .weight = weight,
                               .past = p->past};
         if (undivided) /* the short way to combine: at 1024 columns the long one costs 3 % */

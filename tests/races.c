@@ -103,10 +103,10 @@ typedef struct {
 
 static float *zeros(ptrdiff_t n) { return calloc((size_t)n, sizeof(float)); }
 
-static fn_job job_of(const shape *s, arrays *a, int threads, int backward) {
+static fn_job job_of(const shape *s, arrays *a, fn_axis axes[3], int threads, int backward) {
     const ptrdiff_t len[3] = {s->outer, s->middle, s->inner};
     ptrdiff_t step = 1, stat = 1, param = 1;
-    fn_axis axes[3] = {{0}};
+    memset(axes, 0, 3 * sizeof *axes);
     for (int d = 2; d >= 0; d--) {
         fn_axis *axis = &axes[d];
         axis->len = len[d];
@@ -141,7 +141,8 @@ static fn_job job_of(const shape *s, arrays *a, int threads, int backward) {
 
 static arrays run_drivers(const shape *s, int threads) {
     arrays a = {0};
-    job_of(s, &a, threads, 0); /* for the sizes */
+    fn_axis axes[3];
+    job_of(s, &a, axes, threads, 0); /* for the sizes */
     a.x = zeros(a.size), a.dy = zeros(a.size), a.y = zeros(a.size), a.dx = zeros(a.size);
     a.weight = zeros(a.params), a.dweight = zeros(a.params), a.dbias = zeros(a.params);
     a.mean = zeros(a.slices), a.rstd = zeros(a.slices);
@@ -152,9 +153,9 @@ static arrays run_drivers(const shape *s, int threads) {
         a.dy[i] = (float)(state >> 16) * 0x1p-16f - 0.5f;
     }
     for (ptrdiff_t i = 0; i < a.params; i++) a.weight[i] = 1 + (float)(i % 7);
-    fn_job forward = job_of(s, &a, threads, 0);
+    fn_job forward = job_of(s, &a, axes, threads, 0);
     expect(fn_forward(&forward) == FN_OK, s->name);
-    fn_job backward = job_of(s, &a, threads, 1);
+    fn_job backward = job_of(s, &a, axes, threads, 1);
     expect(fn_backward(&backward) == FN_OK, s->name);
     return a;
 }
