@@ -55,7 +55,7 @@ def normalize(x, axis=-1, weight=None, bias=None, *, eps=1e-5, with_mean=True, w
     else:
         y = d * scale
     y = _affine(y, weight, bias)
-    if not np.all(where):  # what is left out may be so far away that only its weight brings it back into range
+    if not np.all(where):  # what is left out may be so far away that only its weight brings it back
         d = np.longdouble(x) - (0 if mean is None else mean)
         far = _affine(d * (1 if rstd is None else rstd), weight, bias)
         y = np.where(np.isfinite(x) & ~np.isfinite(y), far, y).astype(np.float64)
