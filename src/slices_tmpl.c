@@ -2,9 +2,10 @@
  * that is done to them, while they are in the first cache. Written once in T; norm.c includes this file once per dtype. */
 
 enum {
-    FN(MOST_ROWS) = FN_MOST_PER, /* of a tile */
-    FN(FORWARD_BYTES) = 32768,   /* of a tile in all its arrays; it has at least one slice */
-    FN(BACKWARD_BYTES) = 24576,
+    FN(MOST_ROWS) = FN_MOST_PER,                   /* of a tile */
+    FN(FORWARD_BYTES) = 32768,                     /* of a tile in all its arrays; it has at least one slice */
+    FN(EACH_BYTES) = sizeof(A) == 8 ? 2048 : 4096, /* the least row that is normalized by itself */
+    FN(BACKWARD_BYTES) = sizeof(A) == 8 ? 16384 : 24576,
     FN(SUMMED_BYTES) = 196608, /* the same with sums of columns: from the second cache, but several rows at once */
     FN(SUMMED_ROWS) = 4,       /* as many as combine_cols takes at once */
 };
@@ -25,6 +26,34 @@ INLINE fn_param FN(param_from)(fn_param p, ptrdiff_t r) {
     return (fn_param){p.a ? FN(param_row)(p, r) : NULL, p.step, p.along};
 }
 
+/* One row after the other: while one's result is stored, the next one's statistics are on the way. `centre`,
+ * `weight_along` and `bias_along` are constants wherever this is inlined. */
+INLINE ptrdiff_t FN(normalize_each)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p, int centre,
+                                    int weight_along, int bias_along) {
+    const fn_tile none = {0};
+    const int past = p->past && FN(can_stream)(y, rows);
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        double count, mean, comp, m2;
+        A high, low, rstd;
+        const fn_moments m = {&count, &mean, &comp, &m2};
+        const fn_tile from = fn_tile_from(x, r), to = fn_tile_from(y, r);
+        FN(moments_cell)(from, none, 1, n, centre, 0, m);
+        if (FN(finalized)(1, m, p->eps, p->least, p->scale, &high, &low, &rstd)) return r;
+        if (p->mean) ((A *)p->mean)[r] = (A)(mean + comp);
+        if (p->rstd) ((A *)p->rstd)[r] = rstd;
+        const fn_affine q = {.mean = {&high, 0, 0},
+                             .comp = {&low, 0, 0},
+                             .rstd = {&rstd, 0, 0},
+                             .weight = FN(param_from)(p->weight, r),
+                             .bias = FN(param_from)(p->bias, r)};
+        if (centre && low != 0)
+            FN(apply_rows)(from, to, 0, 1, n, &q, past, 0, 1, 0, weight_along, bias_along);
+        else
+            FN(apply_rows)(from, to, 0, 1, n, &q, past, 0, 0, 0, weight_along, bias_along);
+    }
+    return rows;
+}
+
 static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrdiff_t n, const fn_norm *p) {
     enum { MOST = FN(MOST_ROWS) };
     double count[MOST], mean[MOST], comp[MOST], m2[MOST];
@@ -32,6 +61,15 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
     const fn_moments m = {count, mean, comp, m2};
     const fn_tile none = {0};
     const ptrdiff_t per = p->per, most = FN(slices_together)(per, n, FN(FORWARD_BYTES) / 2);
+    const int weight_along = p->weight.a && p->weight.along, bias_along = p->bias.a && p->bias.along;
+    if (per == 1 && n * (ptrdiff_t)sizeof(T) >= FN(EACH_BYTES)) {
+#define NORMALIZE_EACH(...) return FN(normalize_each)(x, y, slices, n, p, __VA_ARGS__)
+        if (p->centre == 1 && weight_along && bias_along) NORMALIZE_EACH(1, 1, 1);
+        if (p->centre == 1 && !weight_along && !bias_along) NORMALIZE_EACH(1, 0, 0);
+        if (!p->centre && weight_along && !bias_along) NORMALIZE_EACH(0, 1, 0);
+        if (!p->centre && !weight_along && !bias_along) NORMALIZE_EACH(0, 0, 0);
+#undef NORMALIZE_EACH
+    }
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         k = slices - s < most ? slices - s : most;
         const fn_tile from = fn_tile_from(x, s * per);

@@ -210,6 +210,8 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
             weight_along ? COMBINE_ROW(none, 1, 1, 0, 1) : COMBINE_ROW(none, 1, 1, 0, 0);
         else if (has_x && !along)
             weight_along ? COMBINE_ROW(none, 1, 0, 0, 1) : COMBINE_ROW(none, 1, 0, 0, 0);
+        else if (!along && !weight_along)
+            COMBINE_ROW(none, 0, 1, 0, 0);
         else
             COMBINE_ROW(none, has_x, 1, along, weight_along);
     }
@@ -285,9 +287,7 @@ static int FN(carry_cols)(ptrdiff_t n, void *work, fn_sums out) {
     return !all;
 }
 
-static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
-                        void *rstd) {
-    A *hi = mean, *lo = comp, *s = rstd;
+INLINE int FN(finalized)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
     const double tiny = sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100; /* a mean below has no room for comp */
     const double slight = sizeof(A) == sizeof(double) ? 0x1p-55 : 0x1p-26; /* deviations: half an ulp of a quarter */
     int beyond = 0;
@@ -302,4 +302,9 @@ static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, in
         s[i] = (A)r;
     }
     return beyond;
+}
+
+static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
+                        void *rstd) {
+    return FN(finalized)(n, in, eps, least, scale, mean, comp, rstd);
 }
