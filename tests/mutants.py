@@ -35,6 +35,8 @@ MUTANTS = {  # name: (file, text, what stands there instead)
     "a wrong chunk bound": ("src/backward_unit.c", "i < last; i += count) {\n        const fn_block k = fn_cut_blocks(b->job", "i + 1 < last; i += count) {\n        const fn_block k = fn_cut_blocks(b->job"),
     "rows of a slice not merged": ("src/rows_tmpl.c", "if (r) merge(1,", "if (r > most) merge(1,"),
     "the last rows of a tile left out": ("src/slices_tmpl.c", "if (p->work && most < FN(SUMMED_ROWS)) most = FN(SUMMED_ROWS);", "if (p->work && most < FN(SUMMED_ROWS)) most = FN(SUMMED_ROWS), slices -= slices > 9;"),
+    "what merges round away is lost": ("src/norm.c", "into.low[i] = all <= DBL_MAX ? more - (all - q) : 0;", "into.low[i] = 0;"),
+    "a weight outside is let in": ("src/backward_unit.c", "inside > 0 ? fn_row_weight(b, k, r) : 0;", "fn_row_weight(b, k, r);"),
     "a wrong count": ("src/backward_unit.c", "fn_count_row(in->mask, r, k->width) : 1;", "(double)k->width : 1;"),
     "a missing centre correction": ("src/backward_block.c", "s.shift = x / count;", "s.shift = 0;"),
     "a missing centre correction of whole rows": ("src/slices_tmpl.c", "c = fn_moved(gx, s, g) * share;", "c = gx * share;"),
