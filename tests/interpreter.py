@@ -21,11 +21,14 @@ def helpers():
     return list(names()).count("fastnorm")
 """
 
+# from 3.12 on, CPython warns of every fork beside other threads
+QUIET = "ignore:This process:DeprecationWarning"
+
 
 def run(code, *arguments, timeout=60, **environment):
     """The finished process. Variables that are None are unset; -P keeps the checkout from being imported."""
     env = {k: v for k, v in (os.environ | environment).items() if v is not None}
-    command = [sys.executable, "-P", "-c", code, *arguments]
+    command = [sys.executable, "-P", "-W", QUIET, "-c", code, *arguments]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
 
 

@@ -6,10 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import leaks
 import numpy as np
 import pytest
 from interpreter import THREADS, output_of, run
@@ -343,6 +345,25 @@ def test_concurrent_callers_get_the_right_bits(rng):
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(repeat, range(8)))
+
+
+def test_every_function_from_many_threads_at_once():
+    calls = [call for _, call in leaks.calls()]
+    start = threading.Barrier(8)
+
+    def work(i):
+        start.wait()
+        for call in calls[i:] + calls[:i]:
+            call()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(8)))
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL")
+def test_the_gil_stays_off():
+    code = "import sys, fastnorm, fastnorm.nn, fastnorm.train; print(sys._is_gil_enabled())"
+    assert output_of(code, PYTHON_GIL=None) == "False"
 
 
 def test_the_gil_is_released(rng):
