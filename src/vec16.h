@@ -12,17 +12,14 @@ INLINE vu16 load_u16(const void *p) {
 }
 INLINE void store_u16(void *p, vu16 h) { memcpy(p, &h, sizeof h); }
 
-/* lanes of 16 bits to lanes of 32, and the lower halves of those; the compiler's own conversions take three times as long */
-#if defined(FN_AVX512)
-INLINE vu32 widen_u16(vu16 h) { return (vu32)_mm512_cvtepu16_epi32((__m256i)h); }
-INLINE vu16 lower_u16(vu32 u) { return (vu16)_mm512_cvtepi32_epi16((__m512i)u); }
-#elif defined(FN_AVX2)
+/* lanes of 16 bits to lanes of 32, and the lower halves of those; AVX-512 has shorter ways below */
+#if defined(FN_AVX2)
 INLINE vu32 widen_u16(vu16 h) { return (vu32)_mm256_cvtepu16_epi32((__m128i)h); }
 INLINE vu16 lower_u16(vu32 u) {
     const __m256i packed = _mm256_packus_epi32((__m256i)(u & 0xffff), (__m256i)(u & 0xffff));
     return (vu16)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
 }
-#else
+#elif !defined(FN_AVX512)
 INLINE vu32 widen_u16(vu16 h) { return __builtin_convertvector(h, vu32); }
 INLINE vu16 lower_u16(vu32 u) { return __builtin_convertvector(u, vu16); }
 #endif
@@ -59,19 +56,36 @@ INLINE vu16 narrow_f16(vf32 v) {
 }
 #endif
 
-INLINE vf32 load_bf16(const void *p) { return (vf32)(widen_u16(load_u16(p)) << 16); }
-/* to nearest even by integer carry; a NaN stays one (its quiet bit is set lest the carry or the cut lose it) */
-INLINE vu16 narrow_bf16(vf32 v) {
-    vu32 u = (vu32)v, rounded = u + 0x7fffu + ((u >> 16) & 1);
+/* bfloat16 is a float's upper half. Stored: to nearest even by integer carry; a NaN stays one (its quiet bit is set lest
+ * the carry or the cut lose it).
+ *     r = u + 0x7fff + (u >> 16 & 1); h = (NaN ? u | 0x400000 : r) >> 16 */
 #if defined(FN_AVX512)
-    const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
-    rounded = (vu32)_mm512_mask_or_epi32((__m512i)rounded, nan, (__m512i)u, _mm512_set1_epi32(0x400000));
-#else
-    const vi32 nan = v != v;
-    rounded = ((vu32)nan & (u | 0x400000u)) | ((vu32)~nan & rounded);
-#endif
-    return lower_u16(rounded >> 16);
+/* one permutation of 16-bit words does what widening and shifting, or shifting and narrowing, would take two or three for */
+static const uint16_t to_upper[32] = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
+                                      0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+static const uint16_t from_upper[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
+#define UPPER_WORDS 0xaaaaaaaau
+INLINE vf32 load_bf16(const void *p) {
+    const __m512i h = _mm512_castsi256_si512(_mm256_loadu_si256(p));
+    return (vf32)_mm512_maskz_permutexvar_epi16(UPPER_WORDS, _mm512_loadu_si512(to_upper), h);
 }
+INLINE vu16 narrow_bf16(vf32 v) {
+    const __m512i u = (__m512i)v;
+    const __mmask16 odd = _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000));
+    const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
+    __m512i r = _mm512_add_epi32(u, _mm512_set1_epi32(0x7fff));
+    r = _mm512_mask_add_epi32(r, odd, u, _mm512_set1_epi32(0x8000));
+    r = _mm512_mask_or_epi32(r, nan, u, _mm512_set1_epi32(0x400000));
+    return (vu16)_mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_loadu_si512(from_upper), r));
+}
+#undef UPPER_WORDS
+#else
+INLINE vf32 load_bf16(const void *p) { return (vf32)(widen_u16(load_u16(p)) << 16); }
+INLINE vu16 narrow_bf16(vf32 v) {
+    const vu32 u = (vu32)v, r = u + 0x7fffu + ((u >> 16) & 1), nan = (vu32)(v != v);
+    return lower_u16(((nan & (u | 0x400000u)) | (~nan & r)) >> 16);
+}
+#endif
 
 #if defined(FN_AVX512)
 #define TAIL_MASK(k) ((__mmask16)((1u << (k)) - 1))
