@@ -73,18 +73,25 @@ INLINE void FN(put)(char *row, ptrdiff_t at, ptrdiff_t k, vec v) {
     else
         STOREN(p, v, k);
 }
-/* the same of a result that `past` the caches is the way for: what is larger than they are would only drive out of them
- * what it comes from, and be fetched before it is overwritten */
-INLINE void FN(put_result)(char *row, ptrdiff_t at, ptrdiff_t k, vec v, int past) {
-    if (past && k >= VL)
-        STREAM(row + at * (ptrdiff_t)sizeof(T), v);
-    else
-        FN(put)(row, at, k, v);
+/* How these rows can go past the caches, if that is wanted: a result that is larger than they are would only drive out of
+ * them what it comes from, and be fetched before it is overwritten. All of a row goes there or nothing: a line that is
+ * stored in part this way and in part that way takes many times longer. */
+enum { FN(NOT_PAST), FN(PAST_WHOLE), FN(PAST_IN_PIECES) };
+INLINE int FN(way_past)(int wanted, fn_tile y, ptrdiff_t rows, ptrdiff_t n) {
+    const uintptr_t bounds = (uintptr_t)y.base | (uintptr_t)(rows > 1 ? y.step : 0) | (uintptr_t)n * sizeof(T);
+    if (!wanted || bounds % 16) return FN(NOT_PAST);
+    return bounds % (VL * sizeof(T)) ? FN(PAST_IN_PIECES) : FN(PAST_WHOLE);
 }
-/* whether every vector of these rows stands where it can be streamed */
-INLINE int FN(can_stream)(fn_tile y, ptrdiff_t rows) {
-    const uintptr_t bytes = VL * sizeof(T);
-    return (uintptr_t)y.base % bytes == 0 && (rows <= 1 || (uintptr_t)y.step % bytes == 0);
+INLINE void FN(put_result)(char *row, ptrdiff_t at, ptrdiff_t k, vec v, int past) {
+    char *p = row + at * (ptrdiff_t)sizeof(T);
+    if (!past)
+        FN(put)(row, at, k, v);
+    else if (past == FN(PAST_WHOLE))
+        STREAM(p, v);
+    else if (k >= VL)
+        STREAM16(p, v);
+    else
+        STREAM16N(p, v, k);
 }
 /* the same for rows of A: parameters, statistics and work arrays */
 INLINE vec FN(fetch_a)(const A *row, ptrdiff_t at, ptrdiff_t k) {

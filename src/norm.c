@@ -36,6 +36,8 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define STOREN JOIN(storen, K)
 #define STORE1 JOIN(store1, K)
 #define STREAM JOIN(stream, K)
+#define STREAM16 JOIN(stream16, K)
+#define STREAM16N JOIN(stream16n, K)
 #define LOAD_A JOIN(load, KA)
 #define LOADN_A JOIN(loadn, KA)
 #define STORE_A JOIN(store, KA)

@@ -54,7 +54,7 @@ typedef struct {
     fn_param mean, comp, rstd; /* the mean as mean + comp; all three along the row, or none */
     fn_param prescale;         /* a power of two that brings extreme slices into A's range; NULL: 1 */
     fn_param weight, bias;     /* NULL: 1 and 0 */
-    int past;                  /* y goes past the caches, where it stands on vectors' bounds; then `drain` follows */
+    int past; /* y goes past the caches, if its rows begin and end at multiples of 16 bytes; `drain` follows */
 } fn_affine;
 
 enum { FN_MOST_PER = 64 }; /* the most rows of a slice where many slices go through one call */

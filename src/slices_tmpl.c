@@ -31,11 +31,11 @@ INLINE fn_param FN(param_from)(fn_param p, ptrdiff_t r) {
 INLINE ptrdiff_t FN(normalize_each)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p, int centre,
                                     int weight_along, int bias_along) {
     const fn_tile none = {0};
-    const int past = p->past && FN(can_stream)(y, rows);
+    const int past = FN(way_past)(p->past, y, rows, n);
     for (ptrdiff_t r = 0; r < rows; r++) {
         double count, mean, comp, m2;
         A high, low, rstd;
-        const fn_moments m = {&count, &mean, &comp, &m2};
+        const fn_moments m = {&count, &mean, &comp, &m2, NULL};
         const fn_tile from = fn_tile_from(x, r), to = fn_tile_from(y, r);
         FN(moments_cell)(from, none, 1, n, centre, 0, m);
         if (FN(finalized)(1, m, p->eps, p->least, p->scale, &high, &low, &rstd)) return r;
@@ -58,7 +58,7 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
     enum { MOST = FN(MOST_ROWS) };
     double count[MOST], mean[MOST], comp[MOST], m2[MOST];
     A high[MOST], low[MOST], rstd[MOST], highs[MOST], lows[MOST], rstds[MOST];
-    const fn_moments m = {count, mean, comp, m2};
+    const fn_moments m = {count, mean, comp, m2, NULL};
     const fn_tile none = {0};
     const ptrdiff_t per = p->per, most = FN(slices_together)(per, n, FN(FORWARD_BYTES) / 2);
     const int weight_along = p->weight.a && p->weight.along, bias_along = p->bias.a && p->bias.along;
@@ -156,10 +156,10 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
             A means[MOST], rstds[MOST], shifts[MOST], c1s[MOST], c2s[MOST];
         } rows;
     } of;
-    const fn_moments m = {of.taken.count, of.taken.zero, of.taken.comp, of.taken.squares};
+    const fn_moments m = {of.taken.count, of.taken.zero, of.taken.comp, of.taken.squares, NULL};
     const fn_tile none = {0};
     const fn_param absent = {0};
-    const int past = p->past && FN(can_stream)(dx, slices * p->per);
+    const int past = FN(way_past)(p->past, dx, slices * p->per, n);
     const ptrdiff_t per = p->per, bytes = p->work ? FN(SUMMED_BYTES) : FN(BACKWARD_BYTES);
     ptrdiff_t most = FN(slices_together)(per, n, bytes / 3);
     if (p->work && most < FN(SUMMED_ROWS)) most = FN(SUMMED_ROWS); /* per is 1 then */

@@ -68,7 +68,7 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
     const int weight_along = p->weight.a && p->weight.along, bias_along = p->bias.a && p->bias.along;
     const int steady = !(weight_along && p->weight.step) && !(bias_along && p->bias.step);
     const int both = weight_along && bias_along, neither = !weight_along && !bias_along;
-    const int compensated = prescaled || FN(any_comp)(p, rows, n), past = p->past && FN(can_stream)(y, rows);
+    const int compensated = prescaled || FN(any_comp)(p, rows, n), past = FN(way_past)(p->past, y, rows, n);
     ptrdiff_t r = 0;
     if (prescaled && along)
         APPLY_EACH(1, 1, 1, weight_along, bias_along);
@@ -190,7 +190,7 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
     enum { WIDE = 128, R = FN(TOGETHER) }; /* two rows of WIDE columns or fewer are as fast as four, and sooner done */
     const fn_tile none = {0};
     const int weight_along = p->weight.a && p->weight.along, has_x = x.base != NULL, along = p->rstd.along;
-    const int past = p->past && FN(can_stream)(dx, rows);
+    const int past = FN(way_past)(p->past, dx, rows, n);
     ptrdiff_t r = 0;
 #define COMBINE_TOGETHER(R, weight_along)                                                                              \
     for (; r + R <= rows; r += R) FN(combine_rows)(dy, x, none, dx, r, R, n, p, past, 1, 1, 1, weight_along)
@@ -257,7 +257,7 @@ static void FN(combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
                              void *work) {
     enum { R = FN(TOGETHER) };
     const int weight_along = p->weight.a && p->weight.along;
-    const int past = p->past && FN(can_stream)(dx, rows);
+    const int past = FN(way_past)(p->past, dx, rows, n);
     A *sg = work, *sgx = sg + n;
     ptrdiff_t r = 0;
     const int centred = p->mean.a || p->c1.a;

@@ -7,7 +7,8 @@
  *     A    load1_K(p)             one element, at any address            void store1_K(p, a)
  *     vec  load_K(p)              VL elements                            void store_K(p, v)
  *     vec  loadn_K(p, k, fill)    k < VL elements, `fill` in the rest    void storen_K(p, v, k)
- *                                 past the caches, at VL elements' bytes   void stream_K(p, v)
+ *     past the caches, at the bounds of VL elements                      void stream_K(p, v)
+ *     the same at multiples of 16 bytes; of a vector's first k lanes     void stream16_K(p, v), stream16n_K(p, v, k)
  *     stream_end()                before another thread reads what was streamed
  *
  *     vec  splat_A(a)             A sum_A(v): the lanes added as a fixed tree, k with k + half
@@ -280,33 +281,63 @@ TAIL(f64, vf64, double, VL_f64)
 #undef TAIL
 #endif
 
-/* ---- stores past the caches, at multiples of the stored bytes; elsewhere plain ones ---------------------------- */
+/* ---- stores past the caches; elsewhere plain ones --------------------------------------------------------------- */
 
+/* stream_A at the bounds of a whole vector, stream16_A at any multiple of 16 bytes; halves of a vector's bytes alike */
 #if defined(FN_AVX512)
 INLINE void stream_f32(void *p, vf32 v) { _mm512_stream_ps(p, (__m512)v); }
 INLINE void stream_f64(void *p, vf64 v) { _mm512_stream_pd(p, (__m512d)v); }
-INLINE void stream_half(void *p, const void *half) { _mm256_stream_si256(p, _mm256_loadu_si256(half)); }
+INLINE void stream_half(void *p, __m256i h) { _mm256_stream_si256(p, h); }
+INLINE void stream16_half(void *p, __m256i h) {
+    _mm_stream_si128(p, _mm256_castsi256_si128(h));
+    _mm_stream_si128((__m128i *)p + 1, _mm256_extracti128_si256(h, 1));
+}
+INLINE void stream16_f32(void *p, vf32 v) {
+    stream16_half(p, _mm512_castsi512_si256((__m512i)v));
+    stream16_half((__m256i *)p + 1, _mm512_extracti64x4_epi64((__m512i)v, 1));
+}
+INLINE void stream16_f64(void *p, vf64 v) { stream16_f32(p, (vf32)v); }
 INLINE void stream_end(void) { _mm_sfence(); }
 #elif defined(FN_AVX2)
 INLINE void stream_f32(void *p, vf32 v) { _mm256_stream_ps(p, (__m256)v); }
 INLINE void stream_f64(void *p, vf64 v) { _mm256_stream_pd(p, (__m256d)v); }
-INLINE void stream_half(void *p, const void *half) { _mm_stream_si128(p, _mm_loadu_si128(half)); }
+INLINE void stream_half(void *p, __m128i h) { _mm_stream_si128(p, h); }
+INLINE void stream16_half(void *p, __m128i h) { _mm_stream_si128(p, h); }
+INLINE void stream16_f32(void *p, vf32 v) {
+    stream16_half(p, _mm256_castsi256_si128((__m256i)v));
+    stream16_half((__m128i *)p + 1, _mm256_extracti128_si256((__m256i)v, 1));
+}
+INLINE void stream16_f64(void *p, vf64 v) { stream16_f32(p, (vf32)v); }
 INLINE void stream_end(void) { _mm_sfence(); }
 #elif defined(__x86_64__)
 INLINE void stream_f32(void *p, vf32 v) { _mm_stream_ps(p, (__m128)v); }
 INLINE void stream_f64(void *p, vf64 v) { _mm_stream_pd(p, (__m128d)v); }
-INLINE void stream_half(void *p, const void *half) {
-    long long bits;
-    MOVE(bits, half);
-    _mm_stream_si64(p, bits);
-}
+INLINE void stream_half(void *p, long long h) { _mm_stream_si64(p, h); }
+INLINE void stream16_half(void *p, long long h) { _mm_stream_si64(p, h); }
+INLINE void stream16_f32(void *p, vf32 v) { stream_f32(p, v); }
+INLINE void stream16_f64(void *p, vf64 v) { stream_f64(p, v); }
 INLINE void stream_end(void) { _mm_sfence(); }
 #else
 INLINE void stream_f32(void *p, vf32 v) { store_f32(p, v); }
 INLINE void stream_f64(void *p, vf64 v) { store_f64(p, v); }
-INLINE void stream_half(void *p, const void *half) { memcpy(p, half, VBYTES / 2); }
+INLINE void stream_half(void *p, vu16 h) { memcpy(p, &h, sizeof h); }
+INLINE void stream16_half(void *p, vu16 h) { memcpy(p, &h, sizeof h); }
+INLINE void stream16_f32(void *p, vf32 v) { store_f32(p, v); }
+INLINE void stream16_f64(void *p, vf64 v) { store_f64(p, v); }
 INLINE void stream_end(void) {}
 #endif
+
+/* so many bytes, a multiple of 16 */
+OUTLINE void stream16_bytes(char *p, const char *from, ptrdiff_t bytes) {
+#if defined(__x86_64__)
+    for (ptrdiff_t i = 0; i < bytes; i += 16)
+        _mm_stream_si128((__m128i *)(p + i), _mm_loadu_si128((const __m128i *)(from + i)));
+#else
+    memcpy(p, from, (size_t)bytes);
+#endif
+}
+INLINE void stream16n_f32(void *p, vf32 v, ptrdiff_t k) { stream16_bytes(p, (const char *)&v, k * 4); }
+INLINE void stream16n_f64(void *p, vf64 v, ptrdiff_t k) { stream16_bytes(p, (const char *)&v, k * 8); }
 
 /* ---- the larger of two; NaN if b is ------------------------------------------------------------------------------ */
 

@@ -114,11 +114,22 @@ INLINE vu16 narrow_bf16(vf32 v) {
         for (ptrdiff_t i = 0; i < k; i++) memcpy((uint16_t *)p + i, h + i, 2);                                         \
     }
 #endif
+#if defined(FN_AVX512)
+#define HALF(h) ((__m256i)(h))
+#elif defined(FN_AVX2)
+#define HALF(h) ((__m128i)(h))
+#elif defined(__x86_64__)
+#define HALF(h) ((long long)(h))
+#else
+#define HALF(h) (h)
+#endif
 #define STORAGE(K)                                                                                                     \
     INLINE void store_##K(void *p, vf32 v) { store_u16(p, narrow_##K(v)); }                                            \
-    INLINE void stream_##K(void *p, vf32 v) {                                                                          \
+    INLINE void stream_##K(void *p, vf32 v) { stream_half(p, HALF(narrow_##K(v))); }                                   \
+    INLINE void stream16_##K(void *p, vf32 v) { stream16_half(p, HALF(narrow_##K(v))); }                               \
+    INLINE void stream16n_##K(void *p, vf32 v, ptrdiff_t k) {                                                          \
         const vu16 h = narrow_##K(v);                                                                                  \
-        stream_half(p, &h);                                                                                            \
+        stream16_bytes(p, (const char *)&h, k * 2);                                                                    \
     }                                                                                                                  \
     TAIL(K)                                                                                                            \
     INLINE float load1_##K(const void *p) {                                                                            \
@@ -134,6 +145,7 @@ INLINE vu16 narrow_bf16(vf32 v) {
 STORAGE(f16)
 STORAGE(bf16)
 #undef STORAGE
+#undef HALF
 #undef TAIL
 #undef TAIL_MASK
 

@@ -73,7 +73,7 @@ def test_every_verb(tier, kind, misaligned, rng):
     plain, past = kind.verbs(tier), kind.verbs(tier)
     past.past = True
     for rows in (1, 4, 11):
-        for n in (ROW, 4 * ROW, ROW + 8, 5):
+        for n in (ROW, 4 * ROW, ROW + 8, ROW + 12, 8, 5):
             dy, x = make_values(rng, (rows, n), kind), make_values(rng, (rows, n), kind)
             stats = (1 + rng.random(rows)).astype(kind.compute)
             weight = rng.standard_normal(n).astype(kind.compute)
@@ -85,7 +85,7 @@ def test_every_verb(tier, kind, misaligned, rng):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_every_layout(layout, rng):
-    """The pool's results begin at a cache line and go past the caches; NumPy's begin elsewhere and do not."""
+    """The pool's results begin at a cache line, NumPy's elsewhere: those go past the caches in pieces."""
     rows = (*layout.shape[:-1], 16 * layout.shape[-1])  # of whole lines
     layout = layout.of_shape((rows[0] * -(-LEAST // (4 * int(np.prod(rows)))), *rows[1:]))
     x, dy = values(rng, layout.shape, np.float32), values(rng, layout.shape, np.float32)
