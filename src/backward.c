@@ -204,7 +204,7 @@ static int with_column_sums(const fn_job *job) {
     return !job->data[FN_WEIGHT] || shared_by_rows(plan, FN_WEIGHT);
 }
 
-/* whether no two units have one of its elements in common */
+/* whether no two slices have one of its elements in common: then no two parts have */
 static int apart(const fn_job *job, int operand) {
     const fn_plan *plan = &job->plan;
     for (int i = 0; i < plan->nkept; i++)

@@ -28,7 +28,7 @@ typedef struct {
     int from_sums, from_elements, row_cells;
     ptrdiff_t parts;         /* that accumulate parameter gradients; without them, one to an item */
     int direct;              /* every element has parameters of its own: their gradients are no sums */
-    int apart;               /* no two units share a parameter: one accumulator does for all parts */
+    int apart;               /* no two slices share a parameter, so no two parts do: one accumulator serves them all */
     double *dweight, *dbias; /* fn_accumulators() times their size */
     int beyond;              /* statistics on the way came out beyond the fast path: all over again, with given ones */
     fn_unit_sums *units;

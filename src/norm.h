@@ -118,7 +118,7 @@ typedef struct {
     /* y = (((x * prescale - mean) - comp) * rstd) * weight + bias; mean and comp come prescaled, y may be x */
     void (*apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p);
 
-    /* The same where x may be so far from the statistics that an xhat beyond A comes back into it by its weight. */
+    /* The same where x may be so far from the statistics that an xhat beyond A comes back into it by its weight or bias. */
     void (*apply_far)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p);
 
     /* y of slices of whole rows, one after the other: moments, finalize and apply of tile after tile. Returns how many are

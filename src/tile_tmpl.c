@@ -106,14 +106,15 @@ static A FN(largest)(fn_param p, ptrdiff_t rows, ptrdiff_t n) {
     return most;
 }
 
+/* whether any finite element is beyond the limit */
 static int FN(any_beyond)(fn_tile x, ptrdiff_t rows, ptrdiff_t n, A limit) {
-    const vec top = SPLAT(limit), bottom = SPLAT(-limit);
+    const vec top = SPLAT(limit), bottom = SPLAT(-limit), zero = {0};
     ivec beyond = {0};
     for (ptrdiff_t r = 0; r < rows; r++) {
         const char *row = x.base + r * x.step;
         VECTOR_LOOP(n, {
             const vec v = FN(fetch)(row, at, k, 0);
-            beyond |= (v > top) | (v < bottom);
+            beyond |= ((v > top) | (v < bottom)) & (v - v == zero);
         });
     }
     int any = 0;
@@ -121,25 +122,62 @@ static int FN(any_beyond)(fn_tile x, ptrdiff_t rows, ptrdiff_t n, A limit) {
     return any;
 }
 
+/* the first of a row's vectors, from `at` on, in which one is; n: none */
+static ptrdiff_t FN(next_beyond)(const char *row, ptrdiff_t at, ptrdiff_t n, A limit) {
+    for (; at < n; at += VL) {
+        const fn_tile one = {row + at * (ptrdiff_t)sizeof(T), 0};
+        if (FN(any_beyond)(one, 1, n - at < VL ? n - at : VL, limit)) return at;
+    }
+    return n;
+}
+
+/* row r's from element j on */
+INLINE fn_param FN(param_element)(fn_param p, ptrdiff_t r, ptrdiff_t j) {
+    return (fn_param){p.a ? FN(param_row)(p, r) + (p.along ? j : 0) : NULL, p.step, p.along};
+}
+INLINE fn_affine FN(affine_element)(const fn_affine *p, ptrdiff_t r, ptrdiff_t j) {
+    return (fn_affine){.mean = FN(param_element)(p->mean, r, j),
+                       .comp = FN(param_element)(p->comp, r, j),
+                       .rstd = FN(param_element)(p->rstd, r, j),
+                       .prescale = FN(param_element)(p->prescale, r, j),
+                       .weight = FN(param_element)(p->weight, r, j),
+                       .bias = FN(param_element)(p->bias, r, j)};
+}
+
+/* elements `from` to before `to` of row r, those that left A on the way once more in a wider type */
+static void FN(apply_wide)(fn_tile x, fn_tile y, ptrdiff_t r, ptrdiff_t from, ptrdiff_t to, const fn_affine *p) {
+    for (ptrdiff_t j = from; j < to; j++) {
+        const ptrdiff_t at = j * (ptrdiff_t)sizeof(T);
+        const A e = LOAD1(x.base + r * x.step + at), pre = FN(param_value)(p->prescale, r, j, 1);
+        const A mean = FN(param_value)(p->mean, r, j, 0), comp = FN(param_value)(p->comp, r, j, 0);
+        const A rstd = FN(param_value)(p->rstd, r, j, 1), weight = FN(param_value)(p->weight, r, j, 1);
+        const A bias = FN(param_value)(p->bias, r, j, (A)-0.0);
+        A v = ((e * pre - mean) - comp) * rstd * weight + bias;
+        if (!FN(is_finite)(v) && FN(is_finite)(e)) v = (A)((((W)e * pre - mean) - comp) * rstd * weight + bias);
+        STORE1((char *)y.base + r * y.step + at, v);
+    }
+}
+
 static void FN(apply_far)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
     const A largest = sizeof(A) == sizeof(double) ? (A)DBL_MAX : (A)FLT_MAX, rstds = FN(largest)(p->rstd, rows, n);
     const A room = largest / 4 / (rstds > 1 ? rstds : 1);
-    const int near = !p->prescale.a && FN(largest)(p->mean, rows, n) < room && !FN(any_beyond)(x, rows, n, room);
-    if (!p->weight.a || near) {
+    const int all = p->prescale.a || !(FN(largest)(p->mean, rows, n) < room);
+    if ((!p->weight.a && !p->bias.a) || (!all && !FN(any_beyond)(x, rows, n, room))) {
         FN(apply)(x, y, rows, n, p);
         return;
     }
-    for (ptrdiff_t r = 0; r < rows; r++)
-        for (ptrdiff_t j = 0; j < n; j++) {
-            const ptrdiff_t at = j * (ptrdiff_t)sizeof(T);
-            const A e = LOAD1(x.base + r * x.step + at), pre = FN(param_value)(p->prescale, r, j, 1);
-            const A mean = FN(param_value)(p->mean, r, j, 0), comp = FN(param_value)(p->comp, r, j, 0);
-            const A rstd = FN(param_value)(p->rstd, r, j, 1), weight = FN(param_value)(p->weight, r, j, 1);
-            const A bias = FN(param_value)(p->bias, r, j, (A)-0.0);
-            A v = ((e * pre - mean) - comp) * rstd * weight + bias;
-            if (!FN(is_finite)(v) && FN(is_finite)(e)) v = (A)((((W)e * pre - mean) - comp) * rstd * weight + bias);
-            STORE1((char *)y.base + r * y.step + at, v);
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        const char *row = x.base + r * x.step;
+        for (ptrdiff_t at = 0, stop; at < n; at = stop) { /* x may be y: an element is looked at before it is written */
+            const ptrdiff_t far = all ? at : FN(next_beyond)(row, at, n, room);
+            const fn_affine q = FN(affine_element)(p, r, at);
+            const fn_tile of_x = {row + at * (ptrdiff_t)sizeof(T), 0};
+            const fn_tile of_y = {y.base + r * y.step + at * (ptrdiff_t)sizeof(T), 0};
+            if (far > at) FN(apply)(of_x, of_y, 1, far - at, &q);
+            stop = all || far + VL > n ? n : far + VL;
+            FN(apply_wide)(x, y, r, far, stop, p);
         }
+    }
 }
 
 /* `rows`, `has_x`, `centred` (there are mean and c1), `along` (mean, rstd, c1, c2), `weight_along` and a NULL mask are

@@ -179,6 +179,28 @@ def test_a_small_weight_brings_a_far_element_outside_back(axis, weight_shape, de
     np.testing.assert_array_equal(x, alone)
 
 
+def test_a_bias_alone_brings_a_far_element_outside_back(rng):
+    x, inside = np.array([[1e-3, -1e-3, 2e-3, 3e38]], np.float32), np.array([[True, True, True, False]])
+    bias = np.float32(-3e38)
+    y = fastnorm.normalize(x, -1, None, bias, where=inside, eps=0.3)
+    expected = reference.normalize(x, -1, None, bias, where=inside, eps=0.3)
+    assert np.isfinite(y).all()
+    assert_close(y, expected, "y", np.full(x.shape, 3e38))
+
+
+@pytest.mark.parametrize("far", [np.inf, -np.inf, np.nan, np.finfo(np.float32).min, 3e38])
+def test_padding_of_any_size_leaves_its_neighbours_alone(far, rng):
+    x, weight = values(rng, (6, 75), FLOAT32), values(rng, (75,), FLOAT32)
+    inside = np.ones(x.shape, bool)
+    inside[1:, 70:] = inside[3, :20] = False
+    expected = fastnorm.normalize(x, -1, weight, weight, where=inside)
+    x[~inside] = far
+    y = fastnorm.normalize(x, -1, weight, weight, where=inside)
+    np.testing.assert_array_equal(y[inside], expected[inside])
+    fastnorm.normalize(x, -1, weight, weight, where=inside, out=x)
+    np.testing.assert_array_equal(x, y)
+
+
 def test_a_mask_of_ones_is_no_mask(dtype, rng):
     x = values(rng, (4, 5, 33), dtype, 3)
     for mask in (True, np.True_, np.ones((1, 1, 1), bool), np.ones((4, 5, 33), bool)):
