@@ -36,10 +36,11 @@ typedef struct {
     atomic_int cpu;   /* who runs here */
     int workers;
     ptrdiff_t tasks;
+    ptrdiff_t run_of; /* so many tasks are taken at a time: 1 but where they could not be counted in 32 bits */
     fn_task *run;
     void *context;
-    atomic_llong closed; /* when the caller had nothing more to do; 0: it has */
-    _Alignas(128) atomic_ptrdiff_t next;
+    atomic_llong closed;              /* when the caller had nothing more to do; 0: it has */
+    _Alignas(128) atomic_ullong left; /* runs of tasks: the first, and the one after the last, 32 bits each */
 } job;
 
 static job jobs[MAX_JOBS];
@@ -135,11 +136,25 @@ static void leave(job *j) {
     if (atomic_fetch_sub(&j->state, 1) == (WAITED_FOR | 1)) fn_wake(&j->state, 1);
 }
 
-/* The job's tasks as they come, until none is left or so many callers have come that the processors are all taken. */
+/* The next run of tasks, or -1. The caller takes them from the front and helpers from the back: what it worked on in one
+ * call, and in one phase of a call, it will mostly work on in the next, and so will they, each in its own cache. */
+static ptrdiff_t take(job *j, int worker) {
+    unsigned long long left = atomic_load_explicit(&j->left, memory_order_relaxed), rest;
+    uint32_t first, end;
+    do {
+        first = (uint32_t)(left >> 32), end = (uint32_t)left;
+        if (first == end) return -1;
+        rest = worker ? left - 1 : left + ((unsigned long long)1 << 32);
+    } while (!atomic_compare_exchange_weak_explicit(&j->left, &left, rest, memory_order_relaxed, memory_order_relaxed));
+    return worker ? (ptrdiff_t)end - 1 : (ptrdiff_t)first;
+}
+
+/* The job's tasks, until none is left or so many callers have come that the processors are all taken. */
 static void work(job *j, int worker) {
-    ptrdiff_t task;
-    while ((task = atomic_fetch_add_explicit(&j->next, 1, memory_order_relaxed)) < j->tasks) {
-        j->run(j->context, task, worker);
+    ptrdiff_t taken;
+    while ((taken = take(j, worker)) >= 0) {
+        const ptrdiff_t first = taken * j->run_of, end = first + j->run_of < j->tasks ? first + j->run_of : j->tasks;
+        for (ptrdiff_t task = first; task < end; task++) j->run(j->context, task, worker);
         if (worker && atomic_load_explicit(&busy, memory_order_relaxed) > j->workers) return;
     }
 }
@@ -262,7 +277,8 @@ void fn_helpers_run(int workers, ptrdiff_t tasks, fn_task *run, void *context) {
         j->context = context;
         atomic_store(&j->cpu, this_cpu());
         atomic_store(&j->closed, 0);
-        atomic_store(&j->next, 0);
+        j->run_of = tasks / UINT32_MAX + 1;
+        atomic_store(&j->left, (unsigned long long)((tasks + j->run_of - 1) / j->run_of));
         post(j, workers - 1);
         work(j, 0);
         close_and_wait(j);
