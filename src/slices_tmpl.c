@@ -22,9 +22,6 @@ INLINE fn_param FN(by_row)(const A *of_slices, ptrdiff_t slices, ptrdiff_t per, 
         for (ptrdiff_t r = 0; r < per; r++) to[i * per + r] = of_slices[i];
     return (fn_param){to, 1, 0};
 }
-INLINE fn_param FN(param_from)(fn_param p, ptrdiff_t r) {
-    return (fn_param){p.a ? FN(param_row)(p, r) : NULL, p.step, p.along};
-}
 
 /* One row after the other: while one's result is stored, the next one's statistics are on the way. `centre`,
  * `weight_along` and `bias_along` are constants wherever this is inlined. */
@@ -44,8 +41,8 @@ INLINE ptrdiff_t FN(normalize_each)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdif
         const fn_affine q = {.mean = {&high, 0, 0},
                              .comp = {&low, 0, 0},
                              .rstd = {&rstd, 0, 0},
-                             .weight = FN(param_from)(p->weight, r),
-                             .bias = FN(param_from)(p->bias, r)};
+                             .weight = FN(param_from)(p->weight, r, 0),
+                             .bias = FN(param_from)(p->bias, r, 0)};
         if (centre && low != 0)
             FN(apply_rows)(from, to, 0, 1, n, &q, past, 0, 1, 0, weight_along, bias_along);
         else
@@ -81,8 +78,8 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
         const fn_affine q = {.mean = FN(by_row)(high, k, per, highs),
                              .comp = FN(by_row)(low, k, per, lows),
                              .rstd = FN(by_row)(rstd, k, per, rstds),
-                             .weight = FN(param_from)(p->weight, s * per),
-                             .bias = FN(param_from)(p->bias, s * per),
+                             .weight = FN(param_from)(p->weight, s * per, 0),
+                             .bias = FN(param_from)(p->bias, s * per, 0),
                              .past = p->past};
         FN(apply)(from, fn_tile_from(y, s * per), k * per, n, &q);
     }
@@ -174,7 +171,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
         }
         const fn_param mean = p->mean ? FN(by_row)((const A *)p->mean + s, k, per, of.rows.means) : absent;
         const fn_param rstd = FN(by_row)(p->fresh ? fresh : (const A *)p->rstd + s, k, per, of.rows.rstds);
-        const fn_param weight = FN(param_from)(p->weight, r);
+        const fn_param weight = FN(param_from)(p->weight, r, 0);
         const fn_dots dots = {.mean = mean, .rstd = rstd, .weight = weight.along ? weight : absent};
         if (!undivided) FN(dots_rows)(of_dy, of_x, none, rows, n, &dots, (fn_sums){g, gx, sx});
         for (ptrdiff_t i = 0; undivided && i < k; i++) { /* each row by itself: it must not depend on its neighbours */

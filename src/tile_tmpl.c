@@ -132,16 +132,16 @@ static ptrdiff_t FN(next_beyond)(const char *row, ptrdiff_t at, ptrdiff_t n, A l
 }
 
 /* row r's from element j on */
-INLINE fn_param FN(param_element)(fn_param p, ptrdiff_t r, ptrdiff_t j) {
+INLINE fn_param FN(param_from)(fn_param p, ptrdiff_t r, ptrdiff_t j) {
     return (fn_param){p.a ? FN(param_row)(p, r) + (p.along ? j : 0) : NULL, p.step, p.along};
 }
-INLINE fn_affine FN(affine_element)(const fn_affine *p, ptrdiff_t r, ptrdiff_t j) {
-    return (fn_affine){.mean = FN(param_element)(p->mean, r, j),
-                       .comp = FN(param_element)(p->comp, r, j),
-                       .rstd = FN(param_element)(p->rstd, r, j),
-                       .prescale = FN(param_element)(p->prescale, r, j),
-                       .weight = FN(param_element)(p->weight, r, j),
-                       .bias = FN(param_element)(p->bias, r, j)};
+INLINE fn_affine FN(affine_from)(const fn_affine *p, ptrdiff_t r, ptrdiff_t j) {
+    return (fn_affine){.mean = FN(param_from)(p->mean, r, j),
+                       .comp = FN(param_from)(p->comp, r, j),
+                       .rstd = FN(param_from)(p->rstd, r, j),
+                       .prescale = FN(param_from)(p->prescale, r, j),
+                       .weight = FN(param_from)(p->weight, r, j),
+                       .bias = FN(param_from)(p->bias, r, j)};
 }
 
 /* elements `from` to before `to` of row r, those that left A on the way once more in a wider type */
@@ -170,7 +170,7 @@ static void FN(apply_far)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, con
         const char *row = x.base + r * x.step;
         for (ptrdiff_t at = 0, stop; at < n; at = stop) { /* x may be y: an element is looked at before it is written */
             const ptrdiff_t far = all ? at : FN(next_beyond)(row, at, n, room);
-            const fn_affine q = FN(affine_element)(p, r, at);
+            const fn_affine q = FN(affine_from)(p, r, at);
             const fn_tile of_x = {row + at * (ptrdiff_t)sizeof(T), 0};
             const fn_tile of_y = {y.base + r * y.step + at * (ptrdiff_t)sizeof(T), 0};
             if (far > at) FN(apply)(of_x, of_y, 1, far - at, &q);

@@ -296,8 +296,6 @@ INLINE void stream16_f32(void *p, vf32 v) {
     stream16_half(p, _mm512_castsi512_si256((__m512i)v));
     stream16_half((__m256i *)p + 1, _mm512_extracti64x4_epi64((__m512i)v, 1));
 }
-INLINE void stream16_f64(void *p, vf64 v) { stream16_f32(p, (vf32)v); }
-INLINE void stream_end(void) { _mm_sfence(); }
 #elif defined(FN_AVX2)
 INLINE void stream_f32(void *p, vf32 v) { _mm256_stream_ps(p, (__m256)v); }
 INLINE void stream_f64(void *p, vf64 v) { _mm256_stream_pd(p, (__m256d)v); }
@@ -307,25 +305,26 @@ INLINE void stream16_f32(void *p, vf32 v) {
     stream16_half(p, _mm256_castsi256_si128((__m256i)v));
     stream16_half((__m128i *)p + 1, _mm256_extracti128_si256((__m256i)v, 1));
 }
-INLINE void stream16_f64(void *p, vf64 v) { stream16_f32(p, (vf32)v); }
-INLINE void stream_end(void) { _mm_sfence(); }
 #elif defined(__x86_64__)
 INLINE void stream_f32(void *p, vf32 v) { _mm_stream_ps(p, (__m128)v); }
 INLINE void stream_f64(void *p, vf64 v) { _mm_stream_pd(p, (__m128d)v); }
 INLINE void stream_half(void *p, long long h) { _mm_stream_si64(p, h); }
 INLINE void stream16_half(void *p, long long h) { _mm_stream_si64(p, h); }
 INLINE void stream16_f32(void *p, vf32 v) { stream_f32(p, v); }
-INLINE void stream16_f64(void *p, vf64 v) { stream_f64(p, v); }
-INLINE void stream_end(void) { _mm_sfence(); }
 #else
 INLINE void stream_f32(void *p, vf32 v) { store_f32(p, v); }
 INLINE void stream_f64(void *p, vf64 v) { store_f64(p, v); }
 INLINE void stream_half(void *p, vu16 h) { memcpy(p, &h, sizeof h); }
 INLINE void stream16_half(void *p, vu16 h) { memcpy(p, &h, sizeof h); }
 INLINE void stream16_f32(void *p, vf32 v) { store_f32(p, v); }
-INLINE void stream16_f64(void *p, vf64 v) { store_f64(p, v); }
-INLINE void stream_end(void) {}
 #endif
+
+INLINE void stream16_f64(void *p, vf64 v) { stream16_f32(p, (vf32)v); }
+INLINE void stream_end(void) {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
 
 /* so many bytes, a multiple of 16 */
 OUTLINE void stream16_bytes(char *p, const char *from, ptrdiff_t bytes) {

@@ -12,11 +12,11 @@ INLINE vu16 load_u16(const void *p) {
 }
 INLINE void store_u16(void *p, vu16 h) { memcpy(p, &h, sizeof h); }
 
-/* lanes of 16 bits to lanes of 32, and the lower halves of those; AVX-512 has shorter ways below */
+/* lanes of 16 bits to lanes of 32, and back where they fit; AVX-512 has shorter ways below */
 #if defined(FN_AVX2)
 INLINE vu32 widen_u16(vu16 h) { return (vu32)_mm256_cvtepu16_epi32((__m128i)h); }
 INLINE vu16 lower_u16(vu32 u) {
-    const __m256i packed = _mm256_packus_epi32((__m256i)(u & 0xffff), (__m256i)(u & 0xffff));
+    const __m256i packed = _mm256_packus_epi32((__m256i)u, (__m256i)u);
     return (vu16)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
 }
 #elif !defined(FN_AVX512)
