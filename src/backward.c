@@ -45,7 +45,8 @@ static fn_sums take_sums(fn_space *space, ptrdiff_t n) {
 static void layout(fn_backward_job *b, int workers, fn_space *space) {
     const fn_job *job = b->job;
     const fn_cut *cut = &b->cut;
-    const ptrdiff_t states = b->local ? workers : cut->units, compute = (ptrdiff_t)job->verbs->compute_size;
+    const ptrdiff_t states = b->local ? workers * b->abreast : cut->units,
+                    compute = (ptrdiff_t)job->verbs->compute_size;
     const ptrdiff_t records = cut->many_rows ? cut->slots * job->per : cut->chunks * cut->slots;
     const size_t slots = (size_t)(cut->slots * compute);
     b->units = fn_take(space, (size_t)states * sizeof *b->units);
@@ -98,17 +99,30 @@ static void many_rows_part(void *context, ptrdiff_t part, int worker) {
     fn_drain(b->job);
 }
 
+static void units_abreast(fn_backward_job *b, ptrdiff_t from, ptrdiff_t units, ptrdiff_t part, int worker) {
+    const fn_cut *cut = &b->cut;
+    fn_unit_sums *u = &b->units[worker * b->abreast];
+    const fn_worker_space *w = &b->workers[worker];
+    for (ptrdiff_t j = 0; j < units; j++) {
+        u[j].unit = fn_cut_unit(b->job, cut, from + j);
+        fn_load_unit(b, &u[j].unit, &u[j]);
+    }
+    for (ptrdiff_t c = 0; b->needs_sums && c < cut->chunks; c++)
+        for (ptrdiff_t i = c * cut->chunk_blocks; i < fn_chunk_end(cut, c); i++)
+            for (ptrdiff_t j = 0; j < units; j++) fn_sums_of_block(b, &u[j].unit, c, i, &u[j], w);
+    for (ptrdiff_t j = 0; j < units; j++) fn_settle_unit(b, &u[j].unit, part, &u[j]);
+    /* backwards: the last blocks are those still in cache */
+    const ptrdiff_t grain = units > 1 ? 1 : cut->chunk_blocks;
+    for (ptrdiff_t i = (cut->blocks - 1) / grain * grain; i >= 0; i -= grain)
+        for (ptrdiff_t j = 0; j < units; j++)
+            fn_combine_blocks(b, &u[j].unit, i, i + grain < cut->blocks ? i + grain : cut->blocks, part, &u[j], w);
+}
+
 static void units_part(void *context, ptrdiff_t part, int worker) {
     fn_backward_job *b = context;
-    fn_unit_sums *u = &b->units[worker];
-    const fn_worker_space *w = &b->workers[worker];
-    for (ptrdiff_t i = first_item(b, b->cut.units, part); i < first_item(b, b->cut.units, part + 1); i++) {
-        const fn_unit unit = fn_cut_unit(b->job, &b->cut, i);
-        fn_load_unit(b, &unit, u);
-        for (ptrdiff_t c = 0; b->needs_sums && c < b->cut.chunks; c++) fn_sums_of_chunk(b, &unit, c, u, w);
-        fn_settle_unit(b, &unit, part, u);
-        for (ptrdiff_t c = b->cut.chunks - 1; c >= 0; c--) fn_combine_chunk(b, &unit, c, part, u, w);
-    }
+    const ptrdiff_t last = first_item(b, b->cut.units, part + 1);
+    for (ptrdiff_t i = first_item(b, b->cut.units, part); i < last; i += b->abreast)
+        units_abreast(b, i, last - i < b->abreast ? last - i : b->abreast, part, worker);
     fn_drain(b->job);
 }
 
@@ -121,8 +135,11 @@ static void load_task(void *context, ptrdiff_t index, int worker) {
 
 static void sums_task(void *context, ptrdiff_t task, int worker) {
     fn_backward_job *b = context;
-    const fn_unit unit = fn_cut_unit(b->job, &b->cut, task / b->cut.chunks);
-    fn_sums_of_chunk(b, &unit, task % b->cut.chunks, &b->units[task / b->cut.chunks], &b->workers[worker]);
+    const fn_cut *cut = &b->cut;
+    const ptrdiff_t unit = task / cut->chunks, chunk = task % cut->chunks;
+    const fn_unit of = fn_cut_unit(b->job, cut, unit);
+    for (ptrdiff_t i = chunk * cut->chunk_blocks; i < fn_chunk_end(cut, chunk); i++)
+        fn_sums_of_block(b, &of, chunk, i, &b->units[unit], &b->workers[worker]);
 }
 
 static void settle_part(void *context, ptrdiff_t part, int worker) {
@@ -135,8 +152,11 @@ static void settle_part(void *context, ptrdiff_t part, int worker) {
 }
 
 static void combine_item(fn_backward_job *b, ptrdiff_t item, ptrdiff_t part, int worker) {
-    const fn_unit unit = fn_cut_unit(b->job, &b->cut, item / b->cut.chunks);
-    fn_combine_chunk(b, &unit, item % b->cut.chunks, part, &b->units[item / b->cut.chunks], &b->workers[worker]);
+    const fn_cut *cut = &b->cut;
+    const ptrdiff_t chunk = item % cut->chunks;
+    const fn_unit unit = fn_cut_unit(b->job, cut, item / cut->chunks);
+    fn_combine_blocks(b, &unit, chunk * cut->chunk_blocks, fn_chunk_end(cut, chunk), part,
+                      &b->units[item / cut->chunks], &b->workers[worker]);
 }
 
 static void combine_task(void *context, ptrdiff_t item, int worker) {
@@ -235,6 +255,7 @@ static int decide(fn_backward_job *b) {
     b->local = cut->many_rows || (fits && cut->units >= (b->from_elements ? LOCAL_UNITS : workers));
     if (!b->local) workers = fn_workers(job->threads, tasks, bytes, 3);
     if (workers == 1 && !b->from_elements) b->local = 1;
+    b->abreast = b->local && !b->from_elements ? fn_abreast(job, cut, workers) : 1;
 
     ptrdiff_t items = cut->many_rows ? cut->chunks : cut->units;
     if (b->from_elements && !b->local) items *= cut->chunks;
@@ -253,6 +274,7 @@ static int decide(fn_backward_job *b) {
         }
         if (b->parts < workers && (b->from_elements || b->local)) workers = (int)b->parts;
     }
+    if (b->abreast > 1 && (!params || b->apart)) b->parts = (cut->units + b->abreast - 1) / b->abreast;
     return workers;
 }
 

@@ -5,7 +5,9 @@
 
 #include "job.h"
 
+/* What a unit keeps; where its task is all of it, a worker has as many as it takes abreast. */
 typedef struct {
+    fn_unit unit;
     fn_sums chunk;                       /* chunks * slots */
     fn_sums plain;                       /* ROWS, from sums: the chunk's sums before the rows' weights; chunks */
     fn_sums cells;                       /* ROWS, parameters that vary from row to row: every row's own sums */
@@ -22,9 +24,10 @@ typedef struct {
     fn_job *job;
     fn_cut cut;
     int local;
-    int has_x;      /* the sums need x */
-    int needs_sums; /* for dx, or for parameters */
-    int weighted;   /* the verbs weigh each element: the weight varies inside a cell */
+    ptrdiff_t abreast; /* local: units of a task */
+    int has_x;         /* the sums need x */
+    int needs_sums;    /* for dx, or for parameters */
+    int weighted;      /* the verbs weigh each element: the weight varies inside a cell */
     int from_sums, from_elements, row_cells;
     ptrdiff_t parts;         /* that accumulate parameter gradients; without them, one to an item */
     int direct;              /* every element has parameters of its own: their gradients are no sums */
@@ -91,13 +94,13 @@ void fn_add_rows(const fn_backward_job *b, ptrdiff_t part, const ptrdiff_t offse
 /* many short rows: all of it, for the blocks of one chunk */
 void fn_many_rows_chunk(fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_unit_sums *u, const fn_worker_space *w);
 
-/* else, in this order: statistics, sums of every chunk, scalars (and parameter gradients from sums), dx of every chunk
+/* else, in this order: statistics, sums of every block, scalars (and parameter gradients from sums), dx of every block
  * (and parameter gradients from elements) */
 void fn_load_unit(const fn_backward_job *b, const fn_unit *unit, fn_unit_sums *u);
-void fn_sums_of_chunk(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, fn_unit_sums *u,
+void fn_sums_of_block(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t i, fn_unit_sums *u,
                       const fn_worker_space *w);
 void fn_settle_unit(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u);
-void fn_combine_chunk(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t part,
-                      const fn_unit_sums *u, const fn_worker_space *w);
+void fn_combine_blocks(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last, ptrdiff_t part,
+                       const fn_unit_sums *u, const fn_worker_space *w);
 
 #endif

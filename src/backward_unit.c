@@ -162,22 +162,21 @@ static void clear_sums(fn_sums s, ptrdiff_t n) {
     memset(s.x, 0, (size_t)n * sizeof(double));
 }
 
-void fn_sums_of_chunk(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, fn_unit_sums *u,
+void fn_sums_of_block(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t i, fn_unit_sums *u,
                       const fn_worker_space *w) {
     const fn_job *job = b->job;
     const fn_cut *cut = &b->cut;
-    const ptrdiff_t first = chunk * cut->chunk_blocks;
-    clear_sums(fn_sums_at(u->chunk, chunk * cut->slots), cut->slots);
-    if (u->plain.g) clear_sums(fn_sums_at(u->plain, chunk), 1);
-    if (u->count) memset(u->count + chunk * cut->slots, 0, (size_t)cut->slots * sizeof(double));
-    for (ptrdiff_t i = first; i < fn_chunk_end(cut, chunk); i++) {
-        const fn_block k = fn_cut_block(job, cut, unit, i);
-        const fn_inputs in = fn_inputs_of(b, &k, w);
-        if (job->plan.cols)
-            cols_sums(b, &k, &in, chunk, u, w);
-        else
-            rows_sums(b, &k, &in, chunk, u, w);
+    if (i == chunk * cut->chunk_blocks) {
+        clear_sums(fn_sums_at(u->chunk, chunk * cut->slots), cut->slots);
+        if (u->plain.g) clear_sums(fn_sums_at(u->plain, chunk), 1);
+        if (u->count) memset(u->count + chunk * cut->slots, 0, (size_t)cut->slots * sizeof(double));
     }
+    const fn_block k = fn_cut_block(job, cut, unit, i);
+    const fn_inputs in = fn_inputs_of(b, &k, w);
+    if (job->plan.cols)
+        cols_sums(b, &k, &in, chunk, u, w);
+    else
+        rows_sums(b, &k, &in, chunk, u, w);
 }
 
 /* the unit's statistics, one per slot */
@@ -306,13 +305,11 @@ void fn_settle_unit(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t par
         settle_rows(b, unit, part, u);
 }
 
-void fn_combine_chunk(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t part,
-                      const fn_unit_sums *u, const fn_worker_space *w) {
-    const fn_cut *cut = &b->cut;
-    const ptrdiff_t first = chunk * cut->chunk_blocks, last = fn_chunk_end(cut, chunk);
+void fn_combine_blocks(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last, ptrdiff_t part,
+                       const fn_unit_sums *u, const fn_worker_space *w) {
     const int together = !b->from_elements && fn_tiles_adjacent(b->job);
     for (ptrdiff_t i = first, count; i < last; i += count) {
-        const fn_block k = fn_cut_blocks(b->job, cut, unit, i, together ? last : i + 1, &count);
+        const fn_block k = fn_cut_blocks(b->job, &b->cut, unit, i, together ? last : i + 1, &count);
         const fn_inputs in = fn_inputs_of(b, &k, w);
         if (b->from_elements) fn_elements_block(b, &k, &in, u, w, part);
         fn_combine_block(b, &k, &in, u, w);

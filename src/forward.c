@@ -29,7 +29,7 @@ static fn_moments take_moments(fn_space *space, ptrdiff_t n) {
 static void layout(fn_forward_job *f, int workers, fn_space *space) {
     const fn_job *job = f->job;
     const fn_cut *cut = &f->cut;
-    const ptrdiff_t states = f->local ? workers : cut->units;
+    const ptrdiff_t states = f->local ? workers * f->abreast : cut->units;
     const size_t slots = (size_t)(cut->slots * (ptrdiff_t)job->verbs->compute_size);
     f->units = fn_take(space, (size_t)states * sizeof *f->units);
     f->workers = fn_take(space, (size_t)workers * sizeof *f->workers);
@@ -149,31 +149,24 @@ void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_st
     fn_tile_flush(job, &f->cut, y, b->offset, b->rows, b->width);
 }
 
-static fn_unit_state *state_of(const fn_forward_job *f, ptrdiff_t unit, int worker) {
-    return &f->units[f->local ? worker : unit];
-}
-
-static void moments_of_chunk(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t chunk, fn_unit_state *u,
-                             fn_worker_state *w) {
+static void moments_of_block(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t i,
+                             fn_unit_state *u, fn_worker_state *w) {
     const fn_job *job = f->job;
     const fn_cut *cut = &f->cut;
-    const fn_moments into = fn_moments_at(u->chunk, chunk * cut->slots);
-    const ptrdiff_t slots = job->plan.cols ? unit->width : 1, first = chunk * cut->chunk_blocks;
-    memset(into.low, 0, (size_t)slots * sizeof(double));
-    memset(w->block.low, 0, (size_t)slots * sizeof(double));
-    for (ptrdiff_t i = first; i < fn_chunk_end(cut, chunk); i++) {
-        const fn_block b = fn_cut_block(job, cut, unit, i);
-        const fn_moments out = i == first ? into : w->block;
-        fn_tile x = fn_tile_in(job, cut, FN_X, b.offset, b.rows, b.width, w->x_tile);
-        fn_tile mask = fn_tile_in(job, cut, FN_MASK, b.offset, b.rows, b.width, w->mask_tile);
-        if (job->plan.cols)
-            job->verbs->moments_cols(x, mask, b.rows, b.width, job->centre, w->work, out);
-        else if (!mask.base && x.step == b.width * (ptrdiff_t)job->verbs->size) /* rows that adjoin are one */
-            job->verbs->moments_rows(x, mask, 1, 0, 0, 1, b.rows * b.width, fn_wanted(job), out);
-        else
-            job->verbs->moments_rows(x, mask, 1, 0, 0, b.rows, b.width, fn_wanted(job), out);
-        if (i > first) job->verbs->merge(slots, into, out);
-    }
+    const int first = i == chunk * cut->chunk_blocks;
+    const ptrdiff_t slots = job->plan.cols ? unit->width : 1;
+    const fn_moments into = fn_moments_at(u->chunk, chunk * cut->slots), out = first ? into : w->block;
+    memset(out.low, 0, (size_t)slots * sizeof(double));
+    const fn_block b = fn_cut_block(job, cut, unit, i);
+    fn_tile x = fn_tile_in(job, cut, FN_X, b.offset, b.rows, b.width, w->x_tile);
+    fn_tile mask = fn_tile_in(job, cut, FN_MASK, b.offset, b.rows, b.width, w->mask_tile);
+    if (job->plan.cols)
+        job->verbs->moments_cols(x, mask, b.rows, b.width, job->centre, w->work, out);
+    else if (!mask.base && x.step == b.width * (ptrdiff_t)job->verbs->size) /* rows that adjoin are one */
+        job->verbs->moments_rows(x, mask, 1, 0, 0, 1, b.rows * b.width, fn_wanted(job), out);
+    else
+        job->verbs->moments_rows(x, mask, 1, 0, 0, b.rows, b.width, fn_wanted(job), out);
+    if (!first) job->verbs->merge(slots, into, out);
 }
 
 static void pick(ptrdiff_t n, fn_moments to, fn_moments from, ptrdiff_t step) {
@@ -223,36 +216,44 @@ static void settle_unit(const fn_forward_job *f, const fn_unit *unit, fn_unit_st
     }
 }
 
-static void apply_chunk(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t chunk, const fn_unit_state *u,
-                        fn_worker_state *w) {
-    const fn_cut *cut = &f->cut;
-    const ptrdiff_t first = chunk * cut->chunk_blocks, last = fn_chunk_end(cut, chunk);
+/* y of the unit's blocks from `first` to before `last` */
+static void apply_blocks(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last,
+                         const fn_unit_state *u, fn_worker_state *w) {
     const int together = fn_tiles_adjacent(f->job);
     for (ptrdiff_t i = first, count; i < last; i += count) {
-        const fn_block b = fn_cut_blocks(f->job, cut, unit, i, together ? last : i + 1, &count);
+        const fn_block b = fn_cut_blocks(f->job, &f->cut, unit, i, together ? last : i + 1, &count);
         fn_apply_block(f, &b, &u->stats, 0, f->job->plan.cols, w);
     }
 }
 
 /* ---- tasks ------------------------------------------------------------------------------------------------------ */
 
-static void whole_unit(void *context, ptrdiff_t index, int worker) {
+static void whole_units(void *context, ptrdiff_t task, int worker) {
     fn_forward_job *f = context;
+    const fn_cut *cut = &f->cut;
     fn_worker_state *w = &f->workers[worker];
-    fn_unit_state *u = state_of(f, index, worker);
-    const fn_unit unit = fn_cut_unit(f->job, &f->cut, index);
-    if (!f->job->given)
-        for (ptrdiff_t c = 0; c < f->cut.chunks; c++) moments_of_chunk(f, &unit, c, u, w);
-    settle_unit(f, &unit, u, w);
-    if (f->job->data[FN_Y]) /* backwards: the last chunk is the one still in cache */
-        for (ptrdiff_t c = f->cut.chunks - 1; c >= 0; c--) apply_chunk(f, &unit, c, u, w);
+    fn_unit_state *u = &f->units[worker * f->abreast];
+    const ptrdiff_t from = task * f->abreast, left = cut->units - from, units = left < f->abreast ? left : f->abreast;
+    for (ptrdiff_t j = 0; j < units; j++) u[j].unit = fn_cut_unit(f->job, cut, from + j);
+    for (ptrdiff_t c = 0; !f->job->given && c < cut->chunks; c++)
+        for (ptrdiff_t i = c * cut->chunk_blocks; i < fn_chunk_end(cut, c); i++)
+            for (ptrdiff_t j = 0; j < units; j++) moments_of_block(f, &u[j].unit, c, i, &u[j], w);
+    for (ptrdiff_t j = 0; j < units; j++) settle_unit(f, &u[j].unit, &u[j], w);
+    /* backwards: the last blocks are those still in cache */
+    const ptrdiff_t grain = units > 1 ? 1 : cut->chunk_blocks;
+    for (ptrdiff_t i = (cut->blocks - 1) / grain * grain; f->job->data[FN_Y] && i >= 0; i -= grain)
+        for (ptrdiff_t j = 0; j < units; j++)
+            apply_blocks(f, &u[j].unit, i, i + grain < cut->blocks ? i + grain : cut->blocks, &u[j], w);
     fn_drain(f->job);
 }
 
 static void moments_task(void *context, ptrdiff_t task, int worker) {
     fn_forward_job *f = context;
-    const fn_unit unit = fn_cut_unit(f->job, &f->cut, task / f->cut.chunks);
-    moments_of_chunk(f, &unit, task % f->cut.chunks, &f->units[task / f->cut.chunks], &f->workers[worker]);
+    const fn_cut *cut = &f->cut;
+    const ptrdiff_t unit = task / cut->chunks, chunk = task % cut->chunks;
+    const fn_unit of = fn_cut_unit(f->job, cut, unit);
+    for (ptrdiff_t i = chunk * cut->chunk_blocks; i < fn_chunk_end(cut, chunk); i++)
+        moments_of_block(f, &of, chunk, i, &f->units[unit], &f->workers[worker]);
 }
 
 static void settle_task(void *context, ptrdiff_t index, int worker) {
@@ -263,8 +264,11 @@ static void settle_task(void *context, ptrdiff_t index, int worker) {
 
 static void apply_task(void *context, ptrdiff_t task, int worker) {
     fn_forward_job *f = context;
-    const fn_unit unit = fn_cut_unit(f->job, &f->cut, task / f->cut.chunks);
-    apply_chunk(f, &unit, task % f->cut.chunks, &f->units[task / f->cut.chunks], &f->workers[worker]);
+    const fn_cut *cut = &f->cut;
+    const ptrdiff_t chunk = task % cut->chunks;
+    const fn_unit unit = fn_cut_unit(f->job, cut, task / cut->chunks);
+    apply_blocks(f, &unit, chunk * cut->chunk_blocks, fn_chunk_end(cut, chunk), &f->units[task / cut->chunks],
+                 &f->workers[worker]);
     fn_drain(f->job);
 }
 
@@ -273,7 +277,7 @@ static void run(fn_forward_job *f, int workers) {
     if (cut->many_rows) {
         fn_parallel(workers, cut->chunks, fn_many_rows, f);
     } else if (f->local) {
-        fn_parallel(workers, cut->units, whole_unit, f);
+        fn_parallel(workers, (cut->units + f->abreast - 1) / f->abreast, whole_units, f);
     } else {
         if (!f->job->given) fn_parallel(workers, cut->units * cut->chunks, moments_task, f);
         fn_parallel(cut->units > 1 ? workers : 1, cut->units, settle_task, f);
@@ -297,6 +301,7 @@ int fn_forward(fn_job *job) {
         f.local = f.cut.many_rows || (f.cut.units >= workers && bytes / f.cut.units <= LOCAL_BYTES);
         if (!f.local) workers = fn_workers(job->threads, tasks, bytes, 3);
         if (workers == 1) f.local = 1;
+        f.abreast = f.local ? fn_abreast(job, &f.cut, workers) : 1;
         fn_space space = {0};
         layout(&f, workers, &space);
         char *memory = space.used <= sizeof stack ? stack : aligned_alloc(64, space.used);

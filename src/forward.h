@@ -10,8 +10,9 @@ typedef struct {
     int prescaled;
 } fn_slot_stats;
 
-/* What one worker, or with two phases one unit, keeps. */
+/* What a unit keeps; where its task is all of it, a worker has as many as it takes abreast. */
 typedef struct {
+    fn_unit unit;
     fn_moments chunk; /* chunks * slots, merged into the first */
     fn_slot_stats stats;
 } fn_unit_state;
@@ -25,6 +26,7 @@ typedef struct {
     fn_job *job;
     fn_cut cut;
     int local;
+    ptrdiff_t abreast; /* local: units of a task */
     fn_unit_state *units;
     fn_worker_state *workers;
 } fn_forward_job;

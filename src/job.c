@@ -16,6 +16,9 @@ enum {
     SUMMED_ROWS = 32,          /* the least of a chunk with column sums: then they are brought to a part's */
     WHOLE_ROWS_BYTES = 131072, /* the same where the verb tiles the rows itself */
     COLUMN_SUMS_ROW = 32768,   /* the longest row of column sums: four of them stay in cache */
+    RUN_BYTES = 65536,         /* what units abreast should reach from row to row */
+    ABREAST_BYTES = 524288,    /* smaller arrays are in L2 as a whole */
+    WORKER_TASKS = 2,          /* as few there may be, else the worker that began last is waited for */
     PAST_BYTES = 16 << 20,     /* the least result that goes past the caches: with its input, as large as a usual one */
 };
 
@@ -155,6 +158,17 @@ fn_block fn_cut_blocks(const fn_job *job, const fn_cut *cut, const fn_unit *unit
     *count = cut->splits > 1 ? 1 : min(last - first, cut->row_blocks - first % cut->row_blocks);
     if (*count > 1) out.rows = min(*count * cut->block_rows, cut->run - first % cut->row_blocks * cut->block_rows);
     return out;
+}
+
+ptrdiff_t fn_abreast(const fn_job *job, const fn_cut *cut, int workers) {
+    const fn_plan *plan = &job->plan;
+    const ptrdiff_t size = (ptrdiff_t)job->verbs->size;
+    if (cut->many_rows || plan->cols || !plan->nkept || !plan->nreduced) return 1;
+    if (plan->regions * plan->rows * plan->n * size < ABREAST_BYTES) return 1;
+    const ptrdiff_t next = plan->kept[plan->nkept - 1].stride[FN_X]; /* x is walked forwards */
+    if (next >= plan->reduced[plan->nreduced - 1].stride[FN_X]) return 1;
+    const ptrdiff_t most = workers > 1 ? cut->units / (workers * WORKER_TASKS) : cut->units;
+    return max(1, min(most, ceil_div(RUN_BYTES, max(next, 1))));
 }
 
 void *fn_take(fn_space *space, size_t bytes) {

@@ -88,6 +88,10 @@ static inline ptrdiff_t fn_chunk_end(const fn_cut *cut, ptrdiff_t chunk) {
 fn_block fn_cut_blocks(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last,
                        ptrdiff_t *count);
 
+/* How many units a worker takes abreast, block by block: units whose rows lie between each other's (the channels of NCHW)
+ * are then read and written in runs that are long enough for the processor to fetch ahead. Changes no bit. */
+ptrdiff_t fn_abreast(const fn_job *job, const fn_cut *cut, int workers);
+
 /* the axis along which a block's rows follow each other, and that of the rows of which its slices consist */
 const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut);
 const fn_axis *fn_whole_axis(const fn_job *job, const fn_cut *cut);
