@@ -13,13 +13,14 @@ enum {
     SLICE_BYTES = 65536,         /* of several rows: its x and dy stay in L2 between their two passes */
     BACKWARD_TILE_BYTES = 65536, /* and enough rows for the column sums of a parameter's gradient */
     TILE_ROWS = 128,
-    SUMMED_ROWS = 32,          /* the least of a chunk with column sums: then they are brought to a part's */
-    WHOLE_ROWS_BYTES = 131072, /* the same where the verb tiles the rows itself */
-    COLUMN_SUMS_ROW = 32768,   /* the longest row of column sums: four of them stay in cache */
-    RUN_BYTES = 65536,         /* what units abreast should reach from row to row */
-    ABREAST_BYTES = 524288,    /* smaller arrays are in L2 as a whole */
-    WORKER_TASKS = 2,          /* as few there may be, else the worker that began last is waited for */
-    PAST_BYTES = 16 << 20,     /* the least result that goes past the caches: with its input, as large as a usual one */
+    SUMMED_ROWS = 32,           /* the least of a chunk with column sums: then they are brought to a part's */
+    WHOLE_ROWS_BYTES = 131072,  /* the same where the verb tiles the rows itself */
+    COLUMN_SUMS_ROW = 32768,    /* the longest row of column sums: four of them stay in cache */
+    RUN_BYTES = 32768,          /* what units abreast span from row to row, at most, */
+    ABREAST_L2_BYTES = 1 << 20, /* as long as two of them stay in L2 between their two passes, */
+    ABREAST_BYTES = 4 << 20,    /* else in the last cache */
+    WORKER_TASKS = 4,           /* the fewest tasks of a worker: the last one is waited for */
+    PAST_BYTES = 16 << 20, /* the least result that goes past the caches: with its input, as large as a usual one */
 };
 
 static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
@@ -162,13 +163,15 @@ fn_block fn_cut_blocks(const fn_job *job, const fn_cut *cut, const fn_unit *unit
 
 ptrdiff_t fn_abreast(const fn_job *job, const fn_cut *cut, int workers) {
     const fn_plan *plan = &job->plan;
-    const ptrdiff_t size = (ptrdiff_t)job->verbs->size;
     if (cut->many_rows || plan->cols || !plan->nkept || !plan->nreduced) return 1;
-    if (plan->regions * plan->rows * plan->n * size < ABREAST_BYTES) return 1;
     const ptrdiff_t next = plan->kept[plan->nkept - 1].stride[FN_X]; /* x is walked forwards */
-    if (next >= plan->reduced[plan->nreduced - 1].stride[FN_X]) return 1;
-    const ptrdiff_t most = workers > 1 ? cut->units / (workers * WORKER_TASKS) : cut->units;
-    return max(1, min(most, ceil_div(RUN_BYTES, max(next, 1))));
+    if (next >= plan->reduced[plan->nreduced - 1].stride[FN_X] || next == 0) return 1;
+    const ptrdiff_t arrays = job->data[FN_X] && job->data[FN_DY] ? 2 : 1;
+    const ptrdiff_t unit = plan->count * (ptrdiff_t)job->verbs->size * arrays;
+    if (unit * cut->units <= ABREAST_L2_BYTES / 2) return 1; /* all of it is in L2 */
+    const ptrdiff_t in_l2 = ABREAST_L2_BYTES / unit, in_cache = in_l2 > 1 ? in_l2 : ABREAST_BYTES / unit;
+    const ptrdiff_t most = workers > 1 ? min(in_cache, cut->units / (workers * WORKER_TASKS)) : in_cache;
+    return max(1, min(min(most, cut->units), RUN_BYTES / next));
 }
 
 void *fn_take(fn_space *space, size_t bytes) {
