@@ -40,7 +40,7 @@ OPTIONAL = (
     ("SciPy", "bench.peers_more", "scipy_zscore"),
 )
 
-DEFAULT_BUDGET = Budget(seconds=0.15, batch=0.001, max_rounds=20)
+DEFAULT_BUDGET = Budget(seconds=0.25, batch=0.001, max_rounds=20)
 QUICK_BUDGET = Budget(seconds=0.05, batch=0.0005, max_rounds=10)
 
 

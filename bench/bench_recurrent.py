@@ -122,9 +122,9 @@ def time_steps(steps: dict, threads: int, budget: Budget, wait: float = 0) -> di
     def contestant(call):
         turn = looped(call)
 
-        def seconds(loops: int, warm: bool) -> float:
+        def seconds(loops: int, warm: int) -> float:
             machine.wait_for_idle(wait)
-            return turn(loops, True)  # in training one step follows another: threads are awake
+            return turn(loops, 1)  # in training one step follows another: threads are awake
 
         return seconds
 

@@ -55,8 +55,8 @@ class Memory:
         self._parts = [[b[lo:hi] for b in buffers] for lo, hi in pairwise(bounds)]
         self._pool = ThreadPoolExecutor(threads)
 
-    def seconds(self, passes: tuple[str, ...], loops: int, warm: bool = True) -> float:
-        """Time of one round of `passes` over the whole arrays, mean of `loops`; `warm`: after one untimed."""
+    def seconds(self, passes: tuple[str, ...], loops: int, warm: int = 1) -> float:
+        """Time of one round of `passes` over the whole arrays, mean of `loops`, after `warm` untimed ones."""
         steps = [PASSES[name] for name in passes]
         together = threading.Barrier(len(self._parts))
         jobs = [self._pool.submit(_walk, steps, part, loops, warm, together) for part in self._parts]
@@ -74,9 +74,9 @@ def _buffers(words: int) -> list[np.ndarray]:
 
 
 def _walk(
-    steps: list[Callable], part: list[np.ndarray], loops: int, warm: bool, together: threading.Barrier
+    steps: list[Callable], part: list[np.ndarray], loops: int, warm: int, together: threading.Barrier
 ) -> tuple[float, float]:
-    for step in steps if warm else ():
+    for step in steps * warm:
         step(*part)
     together.wait()
     start = perf_counter()
