@@ -4,6 +4,8 @@
 #include <string.h>
 
 enum {
+    LINE = 64,                 /* of a cache */
+    SPLIT_ROWS = 256,          /* the fewest that a copy of a parameter pays for */
     SHORT_ROWS = 64,           /* of one block: a lane adds up one sum of each, and long sums round more */
     STRIP_BYTES = 4096,        /* a strip of columns is a page wide at least: narrower ones lose to the TLB */
     COLS_BLOCK_BYTES = 262144, /* a block of whole rows stays in L2 between its two passes */
@@ -257,13 +259,26 @@ int fn_param_varies(const fn_job *job, int operand) {
     return job->data[operand] && (job->plan.inner.stride[operand] || job->plan.fold.stride[operand]);
 }
 
+/* whether many rows share a parameter of adjacent elements that stands across cache lines: every vector of it is then two
+ * loads, and a copy would be one */
+static int is_split(const fn_job *job, int operand) {
+    const fn_plan *plan = &job->plan;
+    if (plan->cols || plan->regions * plan->rows < SPLIT_ROWS) return 0; /* several rows of columns share a load */
+    for (int i = 0; i < plan->nkept; i++)
+        if (plan->kept[i].stride[operand]) return 0;
+    for (int i = 0; i < plan->nreduced; i++)
+        if (plan->reduced[i].stride[operand]) return 0;
+    return (uintptr_t)(job->data[operand] + plan->offset[operand]) % LINE != 0;
+}
+
 /* A copy in walking order, so that what varies along the row does so in steps of one element. Axes along which the
  * parameter does not vary keep stride 0. */
 int fn_param_pack(fn_job *job, int operand, void **memory) {
     fn_plan *plan = &job->plan;
     const ptrdiff_t size = (ptrdiff_t)job->verbs->compute_size;
     *memory = NULL;
-    if (!fn_param_varies(job, operand) || plan->fold.len > 1 || plan->inner.stride[operand] == size) return FN_OK;
+    if (!fn_param_varies(job, operand) || plan->fold.len > 1) return FN_OK;
+    if (plan->inner.stride[operand] == size && !is_split(job, operand)) return FN_OK;
     fn_axis *axes[FN_MAXDIM + 1];
     int count = 0;
     ptrdiff_t elements = 1;
@@ -272,9 +287,11 @@ int fn_param_pack(fn_job *job, int operand, void **memory) {
     for (int i = plan->nkept - 1; i >= 0; i--) axes[count++] = &plan->kept[i];
     for (int i = 0; i < count; i++)
         if (axes[i]->stride[operand]) elements *= axes[i]->len;
-    char *packed = malloc((size_t)(elements * size));
+    char *packed = aligned_alloc(LINE, (size_t)(ceil_div(elements * size, LINE) * LINE));
     if (!packed) return FN_NO_MEMORY;
-    for (ptrdiff_t e = 0; e < elements; e++) {
+    const int adjacent = plan->inner.stride[operand] == size; /* and it varies along no other axis */
+    if (adjacent) memcpy(packed, job->data[operand] + plan->offset[operand], (size_t)(elements * size));
+    for (ptrdiff_t e = 0; !adjacent && e < elements; e++) {
         ptrdiff_t rest = e, from = 0;
         for (int i = 0; i < count; i++)
             if (axes[i]->stride[operand]) {
