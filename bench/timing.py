@@ -14,8 +14,9 @@ from time import perf_counter
 
 PROBES = 3  # turns of one call, to learn how long it takes: the first is slow wherever threads are started
 LONG = 0.005  # seconds of a call that needs no warming up: no cache holds its data
-# Untimed calls before a turn. The first wakes the threads; but a last-level cache that holds others' data keeps what
-# is used again, and lets the rest in bit by bit: arrays of 8 MB are 2.0, 1.6, 1.5, 1.4 ... 1.0 times their best.
+# Untimed calls before a turn. The first wakes the threads; but a last-level cache that holds others' data
+# keeps what is used again, and lets the rest in bit by bit: arrays of 8 MB take 2.0, 1.6, 1.5, 1.4 ... 1.0
+# times their best.
 WARM = 8
 
 # A contestant: given a number of loops, and one of untimed calls before them, the seconds of one call.
