@@ -22,7 +22,10 @@ enum {
     ABREAST_L2_BYTES = 1 << 20, /* as long as two of them stay in L2 between their two passes, */
     ABREAST_BYTES = 4 << 20,    /* else in the last cache */
     WORKER_TASKS = 4,           /* the fewest tasks of a worker: the last one is waited for */
-    PAST_BYTES = 16 << 20, /* the least result that goes past the caches: with its input, as large as a usual one */
+    /* The least arrays together of which the result goes past the caches: nearly as large as a usual last one, and more where
+     * several threads may each have one. */
+    PAST_BYTES = 24 << 20,
+    PAST_SHARED_BYTES = 32 << 20,
 };
 
 static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
@@ -205,8 +208,10 @@ size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand) {
 
 int fn_goes_past(const fn_job *job) {
     const ptrdiff_t elements = job->plan.regions * job->plan.rows * job->plan.n;
+    const ptrdiff_t arrays = 1 + (job->data[FN_X] != NULL) + (job->data[FN_DY] != NULL);
+    const ptrdiff_t least = job->threads > 1 ? PAST_SHARED_BYTES : PAST_BYTES;
     const char *y = job->data[FN_Y];
-    return y && elements >= PAST_BYTES / (ptrdiff_t)job->verbs->size && fn_tile_adjacent(job, FN_Y) &&
+    return y && elements >= least / (arrays * (ptrdiff_t)job->verbs->size) && fn_tile_adjacent(job, FN_Y) &&
            y != job->data[FN_X] && y != job->data[FN_DY];
 }
 

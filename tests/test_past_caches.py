@@ -10,7 +10,7 @@ import fastnorm
 
 LINE = 64
 ROW = 64  # elements: whole vectors, in whole cache lines, of every dtype
-LEAST = 16 << 20  # bytes of such a result
+LEAST = 16 << 20  # bytes of a result that goes there with any threads, from one array or two
 
 
 def memory(rows, n, dtype, misaligned=0):
