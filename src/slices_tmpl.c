@@ -139,6 +139,29 @@ INLINE int FN(products)(const char *dy, const char *x, ptrdiff_t n, A *rstd, dou
     return var * narrow > 1 && var < narrow && size > slight && size * slight < 1;
 }
 
+/* dx of slices of one row without mean or varying weight, one after the other, by their undivided products. Returns how many
+ * are done: the next one's are not safe. */
+static ptrdiff_t FN(adjoint_each)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t first, ptrdiff_t slices, ptrdiff_t n,
+                                  const fn_slices *p, int past) {
+    const fn_tile none = {0};
+    const double share = 1 / (double)n;
+    ptrdiff_t r = first;
+    for (; r < slices; r++) {
+        A rstd;
+        double gx;
+        if (!FN(products)(dy.base + r * dy.step, x.base + r * x.step, n, &rstd, &gx)) break;
+        if (!p->fresh) rstd = ((const A *)p->rstd)[r];
+        if (p->sums.g) p->sums.g[r] = 0; /* without a mean, nothing depends on it */
+        if (p->sums.g) p->sums.gx[r] = gx;
+        const fn_param weight = FN(param_from)(p->weight, r, 0);
+        const A c2 = (A)((weight.a ? (double)*(const A *)weight.a : 1) * gx * share);
+        const fn_adjoint q = {.rstd = {&rstd, 0, 0}, .c2 = {&c2, 0, 0}, .weight = weight};
+        FN(combine_rows)(fn_tile_from(dy, r), fn_tile_from(x, r), none, fn_tile_from(dx, r), 0, 1, n, &q, past, 1, 0, 0,
+                         0);
+    }
+    return r - first;
+}
+
 static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t slices, ptrdiff_t n,
                                   const fn_slices *p) {
     enum { MOST = FN(MOST_ROWS) };
@@ -160,12 +183,14 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     const ptrdiff_t per = p->per, bytes = p->work ? FN(SUMMED_BYTES) : FN(BACKWARD_BYTES);
     ptrdiff_t most = FN(slices_together)(per, n, bytes / 3);
     if (p->work && most < FN(SUMMED_ROWS)) most = FN(SUMMED_ROWS); /* per is 1 then */
+    const int undivided = p->undivided && per == 1 && !(p->weight.a && p->weight.along);
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
-        k = slices - s < most ? slices - s : most;
+        if (undivided) s += FN(adjoint_each)(dy, x, dx, s, slices, n, p, past);
+        if (undivided && s == slices) break;
+        k = undivided ? 1 : slices - s < most ? slices - s : most;
         const ptrdiff_t r = s * per, rows = k * per;
         const fn_tile of_dy = fn_tile_from(dy, r), of_x = fn_tile_from(x, r), of_dx = fn_tile_from(dx, r);
-        const int undivided = p->undivided && per == 1 && !(p->weight.a && p->weight.along);
-        if (p->fresh && !undivided) {
+        if (p->fresh) {
             FN(moments_rows)(of_x, none, k, per * x.step, 0, per, n, 0, m);
             if (FN(finalize)(k, m, 0, p->least, 1, of.taken.high, of.taken.low, fresh)) return s;
         }
@@ -173,21 +198,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
         const fn_param rstd = FN(by_row)(p->fresh ? fresh : (const A *)p->rstd + s, k, per, of.rows.rstds);
         const fn_param weight = FN(param_from)(p->weight, r, 0);
         const fn_dots dots = {.mean = mean, .rstd = rstd, .weight = weight.along ? weight : absent};
-        if (!undivided) FN(dots_rows)(of_dy, of_x, none, rows, n, &dots, (fn_sums){g, gx, sx});
-        for (ptrdiff_t i = 0; undivided && i < k; i++) { /* each row by itself: it must not depend on its neighbours */
-            const fn_tile dy1 = fn_tile_from(of_dy, i), x1 = fn_tile_from(of_x, i);
-            A own;
-            const int safe = FN(products)(dy1.base, x1.base, n, &own, gx + i);
-            g[i] = sx[i] = 0; /* without a mean, nothing depends on it */
-            if (safe && p->fresh) fresh[i] = own;
-            if (safe) continue;
-            if (p->fresh) {
-                FN(moments_rows)(x1, none, 1, 0, 0, 1, n, 0, m);
-                if (FN(finalize)(1, m, 0, p->least, 1, of.taken.high, of.taken.low, fresh + i)) return s;
-            }
-            const fn_dots alone = {.rstd = {(const A *)rstd.a + i, 0, 0}};
-            FN(dots_rows)(dy1, x1, none, 1, n, &alone, (fn_sums){g + i, gx + i, sx + i});
-        }
+        FN(dots_rows)(of_dy, of_x, none, rows, n, &dots, (fn_sums){g, gx, sx});
         for (ptrdiff_t i = 0; i < k; i++)
             FN(scalars)(p, n, r + i * per, (fn_sums){g + i * per, gx + i * per, sx + i * per}, shift + i, c1 + i,
                         c2 + i);
@@ -198,10 +209,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
                               .shift = FN(by_row)(shift, k, per, of.rows.shifts),
                               .weight = weight,
                               .past = p->past};
-        if (undivided) /* the short way to combine: at 1024 columns the long one costs 3 % */
-            for (ptrdiff_t i = 0; i < rows; i++)
-                FN(combine_rows)(of_dy, of_x, none, of_dx, i, 1, n, &q, past, 1, 0, 0, 0);
-        else if (p->work)
+        if (p->work)
             FN(combine_cols)(of_dy, of_x, of_dx, rows, n, &q, p->work);
         else
             FN(combine)(of_dy, of_x, none, of_dx, rows, n, &q);
