@@ -55,7 +55,7 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
         fn_unit_sums u = {0};
         u.chunk = take_sums(space, records);
         if (!job->plan.cols && b->from_sums && !cut->many_rows) {
-            u.plain = take_sums(space, cut->chunks);
+            u.plain = take_sums(space, records);
             if (b->row_cells) u.cells = take_sums(space, job->plan.rows * cut->splits);
         }
         if (job->data[FN_MASK]) u.count = fn_take(space, (size_t)records * sizeof(double));
@@ -121,8 +121,9 @@ static void units_abreast(fn_backward_job *b, ptrdiff_t from, ptrdiff_t units, p
 static void units_part(void *context, ptrdiff_t part, int worker) {
     fn_backward_job *b = context;
     const ptrdiff_t last = first_item(b, b->cut.units, part + 1);
-    for (ptrdiff_t i = first_item(b, b->cut.units, part); i < last; i += b->abreast)
-        units_abreast(b, i, last - i < b->abreast ? last - i : b->abreast, part, worker);
+    ptrdiff_t i = first_item(b, b->cut.units, part);
+    for (; b->cut.interleaved && i < last; i++) fn_interleaved_unit(b, i, part, &b->units[worker], &b->workers[worker]);
+    for (; i < last; i += b->abreast) units_abreast(b, i, last - i < b->abreast ? last - i : b->abreast, part, worker);
     fn_drain(b->job);
 }
 
@@ -252,7 +253,7 @@ static int decide(fn_backward_job *b) {
     const int fits = bytes / cut->units <= LOCAL_BYTES;
     const ptrdiff_t tasks = cut->many_rows ? cut->chunks : cut->units * cut->chunks;
     int workers = fn_workers(job->threads, tasks, bytes, 1);
-    b->local = cut->many_rows || (fits && cut->units >= (b->from_elements ? LOCAL_UNITS : workers));
+    b->local = cut->many_rows || cut->interleaved || (fits && cut->units >= (b->from_elements ? LOCAL_UNITS : workers));
     if (!b->local) workers = fn_workers(job->threads, tasks, bytes, 3);
     if (workers == 1 && !b->from_elements) b->local = 1;
     b->abreast = b->local && !b->from_elements ? fn_abreast(job, cut, workers) : 1;

@@ -9,7 +9,7 @@
 typedef struct {
     fn_unit unit;
     fn_sums chunk;                       /* chunks * slots */
-    fn_sums plain;                       /* ROWS, from sums: the chunk's sums before the rows' weights; chunks */
+    fn_sums plain;                       /* ROWS, from sums: the chunk's sums before the rows' weights; as many */
     fn_sums cells;                       /* ROWS, parameters that vary from row to row: every row's own sums */
     double *count;                       /* chunks * slots, with a mask */
     void *mean, *rstd, *shift, *c1, *c2; /* in A, one per slot */
@@ -88,6 +88,11 @@ void fn_add_params(const fn_backward_job *b, ptrdiff_t part, ptrdiff_t weight_at
 /* the same of n rows along the axis, whose sums stand one after the other */
 void fn_add_rows(const fn_backward_job *b, ptrdiff_t part, const ptrdiff_t offset[FN_NOPERANDS], const fn_axis *axis,
                  ptrdiff_t n, fn_sums sums);
+
+/* ---- small slices between each other (backward_interleaved.c) ------------------------------------------------------ */
+
+void fn_interleaved_unit(const fn_backward_job *b, ptrdiff_t unit, ptrdiff_t part, fn_unit_sums *u,
+                         const fn_worker_space *w);
 
 /* ---- units (backward_unit.c) ------------------------------------------------------------------------------------- */
 

@@ -276,6 +276,8 @@ static void run(fn_forward_job *f, int workers) {
     const fn_cut *cut = &f->cut;
     if (cut->many_rows) {
         fn_parallel(workers, cut->chunks, fn_many_rows, f);
+    } else if (cut->interleaved) {
+        fn_parallel(workers, cut->units, fn_interleaved, f);
     } else if (f->local) {
         fn_parallel(workers, (cut->units + f->abreast - 1) / f->abreast, whole_units, f);
     } else {
@@ -298,7 +300,8 @@ int fn_forward(fn_job *job) {
         const ptrdiff_t bytes = job->plan.regions * job->plan.rows * job->plan.n * (ptrdiff_t)job->verbs->size;
         const ptrdiff_t tasks = f.cut.many_rows ? f.cut.chunks : f.cut.units * f.cut.chunks;
         int workers = fn_workers(job->threads, tasks, bytes, 1);
-        f.local = f.cut.many_rows || (f.cut.units >= workers && bytes / f.cut.units <= LOCAL_BYTES);
+        f.local =
+            f.cut.many_rows || f.cut.interleaved || (f.cut.units >= workers && bytes / f.cut.units <= LOCAL_BYTES);
         if (!f.local) workers = fn_workers(job->threads, tasks, bytes, 3);
         if (workers == 1) f.local = 1;
         f.abreast = f.local ? fn_abreast(job, &f.cut, workers) : 1;

@@ -1,5 +1,5 @@
 /* What the files of the forward share: forward.c takes units' statistics and results, forward_rows.c those of many slices
- * of a row or a few. */
+ * of a row or a few, forward_interleaved.c those of small slices between each other. */
 #ifndef FN_FORWARD_H
 #define FN_FORWARD_H
 
@@ -53,5 +53,8 @@ void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_st
 /* Many slices of a row, or of a few (fn_rows_of_slice): whether the verbs can do them by themselves, and a task. */
 int fn_can_be_whole(const fn_job *job);
 void fn_many_rows(void *forward_job, ptrdiff_t chunk, int worker);
+
+/* Small slices whose rows lie between each other's (fn_cut): all of a unit, as a task. */
+void fn_interleaved(void *forward_job, ptrdiff_t unit, int worker);
 
 #endif

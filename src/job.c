@@ -22,6 +22,10 @@ enum {
     ABREAST_L2_BYTES = 1 << 20, /* as long as two of them stay in L2 between their two passes, */
     ABREAST_BYTES = 4 << 20,    /* else in the last cache */
     WORKER_TASKS = 4,           /* the fewest tasks of a worker: the last one is waited for */
+    INTERLEAVED_SLICES = 8,     /* of a unit of slices between each other, at least, */
+    INTERLEAVED_BYTES = 65536,  /* x and dy of theirs, or this share of all, */
+    INTERLEAVED_SHARE = 16,     /* which is for the threads, but so that they stay in L2 between their passes */
+    INTERLEAVED_L2_BYTES = 524288,
     /* The least arrays together of which the result goes past the caches: nearly as large as a usual last one, and more where
      * several threads may each have one. */
     PAST_BYTES = 24 << 20,
@@ -63,6 +67,21 @@ ptrdiff_t fn_rows_of_slice(const fn_job *job) {
     return rows->len;
 }
 
+static ptrdiff_t inputs(const fn_job *job) { return job->data[FN_X] && job->data[FN_DY] ? 2 : 1; }
+
+/* Whether slices of one block each, the channels of small images, are taken row by row of each: to cut and describe each
+ * by itself would cost more than its arithmetic, and what is read and written at a time would be short. */
+static int is_interleaved(const fn_job *job) {
+    const fn_plan *plan = &job->plan;
+    if (plan->cols || plan->nkept != 1 || plan->nreduced != 1 || job->data[FN_MASK]) return 0;
+    const fn_axis *slices = &plan->kept[0], *rows = &plan->reduced[0];
+    if (rows->len > SHORT_ROWS || plan->count * (ptrdiff_t)job->verbs->compute_size > FN_BLOCK_BYTES) return 0;
+    if (slices->stride[FN_X] >= rows->stride[FN_X] || !fn_tiles_adjacent(job)) return 0;
+    for (int o = FN_WEIGHT; o < FN_NOPERANDS; o++)
+        if (plan->inner.stride[o] || rows->stride[o]) return 0;
+    return !(job->dweight && !slices->stride[FN_DWEIGHT]) && !(job->dbias && !slices->stride[FN_DBIAS]);
+}
+
 fn_cut fn_cut_make(const fn_job *job) {
     const fn_plan *plan = &job->plan;
     const ptrdiff_t size = (ptrdiff_t)job->verbs->size, compute = (ptrdiff_t)job->verbs->compute_size;
@@ -87,6 +106,17 @@ fn_cut fn_cut_make(const fn_job *job) {
         group_chunks(&cut, job->column_sums
                                ? min(cut.block_rows * n * size, cut.block_rows * (CHUNK_BYTES / SUMMED_ROWS))
                                : cut.block_rows * per * n * size);
+        return cut;
+    }
+    cut.interleaved = is_interleaved(job);
+    if (cut.interleaved) {
+        const ptrdiff_t slice = plan->count * size * inputs(job), share = slice * plan->regions / INTERLEAVED_SHARE;
+        const ptrdiff_t least = max(INTERLEAVED_BYTES, INTERLEAVED_SLICES * slice);
+        cut.strip = even(plan->regions, min(max(share, least), INTERLEAVED_L2_BYTES) / slice);
+        cut.slots = cut.run = cut.block_rows = cut.strip;
+        cut.strips = cut.units = ceil_div(plan->regions, cut.strip);
+        cut.blocks = cut.chunk_blocks = plan->rows;
+        cut.row_blocks = cut.chunks = 1;
         return cut;
     }
     cut.run = plan->nreduced ? plan->reduced[plan->nreduced - 1].len : 1;
@@ -115,7 +145,7 @@ fn_cut fn_cut_make(const fn_job *job) {
 const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut) {
     static const fn_axis one = {.len = 1};
     const fn_plan *plan = &job->plan;
-    if (cut->many_rows) return plan->nkept ? &plan->kept[plan->nkept - 1] : &one;
+    if (cut->many_rows || cut->interleaved) return plan->nkept ? &plan->kept[plan->nkept - 1] : &one;
     return plan->nreduced ? &plan->reduced[plan->nreduced - 1] : &one;
 }
 
@@ -128,6 +158,12 @@ fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit) {
     fn_unit out = {.width = plan->n, .slices = 1};
     memcpy(out.offset, plan->offset, sizeof out.offset);
     if (cut->many_rows) return out;
+    if (cut->interleaved) {
+        const ptrdiff_t first = unit * cut->strip;
+        for (int o = 0; o < FN_NOPERANDS; o++) out.offset[o] += first * plan->kept[0].stride[o];
+        out.slices = min(cut->strip, plan->regions - first);
+        return out;
+    }
     fn_plan_seek(plan->kept, plan->nkept, unit / cut->strips, out.offset);
     if (plan->cols) {
         const ptrdiff_t first = unit % cut->strips * cut->strip;
@@ -140,6 +176,11 @@ fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit) {
 
 fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block) {
     const fn_plan *plan = &job->plan;
+    if (cut->interleaved) {
+        fn_block out = {.first_row = block, .rows = unit->slices, .width = unit->width};
+        for (int o = 0; o < FN_NOPERANDS; o++) out.offset[o] = unit->offset[o] + block * plan->reduced[0].stride[o];
+        return out;
+    }
     const fn_axis *axes = cut->many_rows ? plan->kept : plan->reduced, *row_axis = fn_row_axis(job, cut);
     const int naxes = cut->many_rows ? plan->nkept : plan->nreduced;
     const ptrdiff_t piece = block % cut->splits, in_rows = block / cut->splits;
@@ -168,11 +209,10 @@ fn_block fn_cut_blocks(const fn_job *job, const fn_cut *cut, const fn_unit *unit
 
 ptrdiff_t fn_abreast(const fn_job *job, const fn_cut *cut, int workers) {
     const fn_plan *plan = &job->plan;
-    if (cut->many_rows || plan->cols || !plan->nkept || !plan->nreduced) return 1;
+    if (cut->many_rows || cut->interleaved || plan->cols || !plan->nkept || !plan->nreduced) return 1;
     const ptrdiff_t next = plan->kept[plan->nkept - 1].stride[FN_X]; /* x is walked forwards */
     if (next >= plan->reduced[plan->nreduced - 1].stride[FN_X] || next == 0) return 1;
-    const ptrdiff_t arrays = job->data[FN_X] && job->data[FN_DY] ? 2 : 1;
-    const ptrdiff_t unit = plan->count * (ptrdiff_t)job->verbs->size * arrays;
+    const ptrdiff_t unit = plan->count * (ptrdiff_t)job->verbs->size * inputs(job);
     if (unit * cut->units <= ABREAST_L2_BYTES / 2) return 1; /* all of it is in L2 */
     const ptrdiff_t in_l2 = ABREAST_L2_BYTES / unit, in_cache = in_l2 > 1 ? in_l2 : ABREAST_BYTES / unit;
     const ptrdiff_t most = workers > 1 ? min(in_cache, cut->units / (workers * WORKER_TASKS)) : in_cache;

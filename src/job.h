@@ -49,9 +49,10 @@ int fn_backward(fn_job *job);
 
 typedef struct {
     int many_rows;        /* ROWS, one row to a slice, rows of one block: many slices to a tile */
-    ptrdiff_t strips;     /* of each region's columns */
-    ptrdiff_t strip;      /* columns of a strip; the last may be narrower */
-    ptrdiff_t slots;      /* slices' worth of records of a unit: columns, or 1 */
+    int interleaved;      /* ROWS, small slices whose rows lie between each other's: a strip of slices to a unit */
+    ptrdiff_t strips;     /* of each region's columns, or of the slices */
+    ptrdiff_t strip;      /* columns, or slices, of a strip; the last may be narrower */
+    ptrdiff_t slots;      /* slices' worth of records of a unit: columns, slices, or 1 */
     ptrdiff_t run;        /* rows that follow at one step: the innermost reduced axis (the innermost kept one) */
     ptrdiff_t row_blocks; /* blocks of one run */
     ptrdiff_t block_rows;
@@ -63,7 +64,7 @@ typedef struct {
 typedef struct {
     ptrdiff_t offset[FN_NOPERANDS]; /* of the unit's first element; statistics and gradients in elements */
     ptrdiff_t width;                /* columns, or the row's length */
-    ptrdiff_t slices;               /* width / fold.len, or 1 */
+    ptrdiff_t slices;               /* width / fold.len, those of a strip, or 1 */
 } fn_unit;
 
 typedef struct {

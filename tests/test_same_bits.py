@@ -36,6 +36,7 @@ CASES = {
     "channels of several rows, parameters of each sample": ((7, 33, 1100), (0, 2), (0,)),
     "few channels": ((50, 3, 40, 40), (0, 2, 3), (1,)),
     "few channels, few long rows": ((5, 3, 130, 130), (0, 2, 3), (1,)),
+    "few pixels of few samples": ((6, 850, 7, 7), (0, 2, 3), (1,)),
     "few pixels": ((1700, 24, 3, 2), (0, 2, 3), (1,)),
     "columns": ((1700, 150), 0, (1,)),
     "columns, parameters of each row": ((1700, 150), 0, (0,)),

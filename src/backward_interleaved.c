@@ -1,0 +1,75 @@
+/* The backward of small slices whose rows lie between each other's, as the channels of small images do: tile by tile, of a
+ * row of each of a unit's slices. */
+#include <string.h>
+
+#include "backward.h"
+
+/* row `row` of each of the unit's slices */
+static fn_tile tile_at(const fn_job *job, const fn_unit *unit, int operand, ptrdiff_t row) {
+    const fn_plan *plan = &job->plan;
+    return (fn_tile){job->data[operand] + unit->offset[operand] + row * plan->reduced[0].stride[operand],
+                     plan->kept[0].stride[operand]};
+}
+
+static void clear(fn_sums s, ptrdiff_t n) {
+    memset(s.g, 0, (size_t)n * sizeof(double));
+    memset(s.gx, 0, (size_t)n * sizeof(double));
+    memset(s.x, 0, (size_t)n * sizeof(double));
+}
+
+/* adds the sums of a row of each of n slices to theirs */
+static void add_rows(const fn_backward_job *b, ptrdiff_t n, fn_param weight, fn_sums rows, fn_unit_sums *u) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        const double w = weight.a ? fn_get(b->job, weight.a, i * weight.step) : 1;
+        u->chunk.g[i] += w * rows.g[i];
+        if (b->from_sums) u->plain.g[i] += rows.g[i];
+        if (!b->has_x) continue;
+        u->chunk.gx[i] += w * rows.gx[i];
+        u->chunk.x[i] += rows.x[i];
+        if (b->from_sums) u->plain.gx[i] += rows.gx[i];
+    }
+}
+
+static void settle(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u) {
+    const fn_plan *plan = &b->job->plan;
+    const fn_axis *slices = &plan->kept[0];
+    for (ptrdiff_t i = 0; i < unit->slices; i++) {
+        const fn_sums all = fn_sums_at(u->chunk, i);
+        const fn_scalars s = fn_scalars_of(b, *all.g, *all.gx, *all.x, (double)plan->count);
+        fn_put_scalars(b->job, u, i, s);
+        if (b->from_sums)
+            fn_add_params(b, part, unit->offset[FN_DWEIGHT] + i * slices->stride[FN_DWEIGHT],
+                          unit->offset[FN_DBIAS] + i * slices->stride[FN_DBIAS], u->plain.g[i],
+                          fn_moved(u->plain.gx[i], s.shift, u->plain.g[i]));
+    }
+}
+
+void fn_interleaved_unit(const fn_backward_job *b, ptrdiff_t index, ptrdiff_t part, fn_unit_sums *u,
+                         const fn_worker_space *w) {
+    const fn_job *job = b->job;
+    const fn_plan *plan = &job->plan;
+    const fn_axis *slices = &plan->kept[0];
+    const fn_unit unit = fn_cut_unit(job, &b->cut, index);
+    const ptrdiff_t n = unit.slices, size = (ptrdiff_t)job->verbs->compute_size;
+    const char *weights = job->data[FN_WEIGHT];
+    const fn_param weight = {weights ? weights + unit.offset[FN_WEIGHT] : NULL, slices->stride[FN_WEIGHT] / size, 0};
+    const fn_param mean = {u->mean, 1, 0}, rstd = {u->rstd, 1, 0};
+    const fn_dots dots = {.mean = mean, .rstd = rstd};
+    const fn_tile none = {0};
+    fn_load_stats(job, slices, unit.offset[FN_STAT], n, u);
+    clear(u->chunk, n);
+    if (b->from_sums) clear(u->plain, n);
+    for (ptrdiff_t r = 0; b->needs_sums && r < plan->rows; r++) {
+        const fn_tile x = b->has_x ? tile_at(job, &unit, FN_X, r) : none;
+        job->verbs->dots_rows(tile_at(job, &unit, FN_DY, r), x, none, n, plan->n, &dots, w->rows);
+        add_rows(b, n, weight, w->rows, u);
+    }
+    settle(b, &unit, part, u);
+    const fn_adjoint adjoint = {
+        .mean = mean, .rstd = rstd, .c1 = {u->c1, 1, 0}, .c2 = {u->c2, 1, 0}, .weight = weight, .past = job->past};
+    for (ptrdiff_t r = 0; r < plan->rows; r++) {
+        const fn_tile x = job->scale && !job->given ? tile_at(job, &unit, FN_X, r) : none;
+        const fn_tile dx = tile_at(job, &unit, FN_Y, r);
+        job->verbs->combine(tile_at(job, &unit, FN_DY, r), x, none, dx, n, plan->n, &adjoint);
+    }
+}

@@ -1,0 +1,53 @@
+/* The forward of small slices whose rows lie between each other's, as the channels of small images do: the moments of a
+ * unit's slices at a time, and its result tile by tile, of a row of each. */
+#include <string.h>
+
+#include "forward.h"
+
+static void settle(const fn_job *job, const fn_unit *unit, fn_unit_state *u) {
+    const fn_plan *plan = &job->plan;
+    const fn_axis *slices = &plan->kept[0], *rows = &plan->reduced[0];
+    if (job->given) {
+        fn_load_given(job, slices, unit->offset, unit->slices, &u->stats);
+        return;
+    }
+    const fn_tile x = {job->data[FN_X] + unit->offset[FN_X], rows->stride[FN_X]}, none = {0};
+    memset(u->chunk.low, 0, (size_t)unit->slices * sizeof(double));
+    job->verbs->moments_rows(x, none, unit->slices, slices->stride[FN_X], 0, rows->len, plan->n, fn_wanted(job),
+                             u->chunk);
+    fn_settle(job, slices, unit->offset, unit->slices, u->chunk, &u->stats);
+}
+
+static fn_param by_slice(const fn_job *job, const fn_unit *unit, int operand) {
+    const char *a = job->data[operand];
+    const ptrdiff_t step = job->plan.kept[0].stride[operand] / (ptrdiff_t)job->verbs->compute_size;
+    return (fn_param){a ? a + unit->offset[operand] : NULL, step, 0};
+}
+
+void fn_interleaved(void *context, ptrdiff_t task, int worker) {
+    fn_forward_job *f = context;
+    const fn_job *job = f->job;
+    const fn_plan *plan = &job->plan;
+    const fn_axis *slices = &plan->kept[0], *rows = &plan->reduced[0];
+    const fn_unit unit = fn_cut_unit(job, &f->cut, task);
+    fn_unit_state *u = &f->units[worker];
+    settle(job, &unit, u);
+    if (!job->data[FN_Y]) return;
+    const fn_affine p = {
+        .mean = {u->stats.mean, 1, 0},
+        .comp = {u->stats.comp, 1, 0},
+        .rstd = {u->stats.rstd, 1, 0},
+        .prescale = {u->stats.prescaled ? u->stats.prescale : NULL, 1, 0},
+        .weight = by_slice(job, &unit, FN_WEIGHT),
+        .bias = by_slice(job, &unit, FN_BIAS),
+        .past = job->past,
+    };
+    fn_tile x = {job->data[FN_X] + unit.offset[FN_X], slices->stride[FN_X]};
+    fn_tile y = {job->data[FN_Y] + unit.offset[FN_Y], slices->stride[FN_Y]};
+    for (ptrdiff_t r = 0; r < rows->len; r++) {
+        job->verbs->apply(x, y, unit.slices, plan->n, &p);
+        x.base += rows->stride[FN_X];
+        y.base += rows->stride[FN_Y];
+    }
+    fn_drain(job);
+}
