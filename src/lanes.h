@@ -114,21 +114,18 @@ INLINE vec FN(zero_outside)(const uint8_t *row, ptrdiff_t at, ptrdiff_t k, vec v
 /* in a row's tail: nothing in the lanes beyond it, whatever an infinite factor made of them */
 INLINE vec FN(inside_row)(ptrdiff_t k, vec v) { return k >= VL ? v : (vec)((ivec)v & FIRST(k)); }
 
-INLINE A FN(tree)(const vec s[U]) {
+/* the upper part of the tree: all lanes as one vector */
+INLINE vec FN(folded)(const vec s[U]) {
     vec t[U];
     UNROLL for (int u = 0; u < U; u++) t[u] = s[u];
     UNROLL for (int half = U / 2; half > 0; half /= 2) { UNROLL for (int u = 0; u < half; u++) t[u] += t[u + half]; }
-    return SUM(t[0]);
+    return t[0];
 }
+INLINE A FN(tree)(const vec s[U]) { return SUM(FN(folded)(s)); }
 
 /* both trees at once */
 INLINE void FN(trees)(const vec a[U], const vec b[U], A *of_a, A *of_b) {
-    vec s[U], t[U];
-    UNROLL for (int u = 0; u < U; u++) s[u] = a[u], t[u] = b[u];
-    UNROLL for (int half = U / 2; half > 0; half /= 2) {
-        UNROLL for (int u = 0; u < half; u++) s[u] += s[u + half], t[u] += t[u + half];
-    }
-    SUMPAIR(s[0], t[0], of_a, of_b);
+    SUMPAIR(FN(folded)(a), FN(folded)(b), of_a, of_b);
 }
 
 /* a parameter's row r, its scalar for that row, its vector: from the row where `along`, else the scalar everywhere */

@@ -44,6 +44,8 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define STOREN_A JOIN(storen, KA)
 #define SUM JOIN(sum, KA)
 #define SUMPAIR JOIN(sumpair, KA)
+#define SUMFOUR JOIN(sumfour, KA)
+#define FOUR JOIN(four, KA)
 #define SPLAT JOIN(splat, KA)
 #define MASK JOIN(mask, KA)
 #define MASKN JOIN(maskn, KA)

@@ -125,6 +125,10 @@ INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
 
 static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
                              ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out) {
+    if (rows == 1 && !mask.base && centre != FN_MEAN && n <= LANES) {
+        FN(short_cells)(x.base, cell_step, cells, n, centre, out);
+        return;
+    }
     double count, mean, comp, m2, low, none_low = 0;
     const fn_moments more = {&count, &mean, &comp, &m2, &none_low};
     const fn_tile none = {0};

@@ -13,6 +13,7 @@
  *
  *     vec  splat_A(a)             A sum_A(v): the lanes added as a fixed tree, k with k + half
  *     sumpair_A(a, b, &p, &q)     p = sum_A(a), q = sum_A(b)
+ *     sumfour_A(v)                sum_A of each of four, as a vector of four
  *     mask_A(p), maskn_A(p, k)    VL (k) bytes of a boolean mask as all-ones / all-zeros lanes
  *     first_A(k)                  the first k lanes, as a mask        select_A(m, a, b)      m ? a : b
  *     held_A(v)                   v, out of one load
@@ -60,6 +61,9 @@ typedef float vf32x4 __attribute__((vector_size(16)));
 typedef float vf32x8 __attribute__((vector_size(32)));
 typedef double vf64x2 __attribute__((vector_size(16)));
 typedef double vf64x4 __attribute__((vector_size(32)));
+typedef int64_t vi64x4 __attribute__((vector_size(32)));
+typedef vf32x4 four_f32; /* four numbers of the compute type */
+typedef vf64x4 four_f64;
 
 #define INLINE static inline __attribute__((always_inline, unused))
 #define OUTLINE static __attribute__((noinline, unused)) /* tails that go element by element: short code, not speed */
@@ -175,6 +179,51 @@ INLINE void sumpair_f64(vf64 a, vf64 b, double *of_a, double *of_b) {
     vf64 h = __builtin_shufflevector(a, b, 0, 2) + __builtin_shufflevector(a, b, 1, 3);
     *of_a = h[0];
     *of_b = h[1];
+#endif
+}
+
+/* the same of four */
+INLINE vf32x4 sumfour_f32(const vf32 v[4]) {
+#if VBYTES == 64
+    const vf32 a = __builtin_shufflevector(v[0], v[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+                   __builtin_shufflevector(v[0], v[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    const vf32 b = __builtin_shufflevector(v[2], v[3], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+                   __builtin_shufflevector(v[2], v[3], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    vf32 h = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+             __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    h += __builtin_shufflevector(h, h, 2, 3, 2, 3, 6, 7, 6, 7, 10, 11, 10, 11, 14, 15, 14, 15);
+    return __builtin_shufflevector(h, h, 0, 4, 8, 12) + __builtin_shufflevector(h, h, 1, 5, 9, 13);
+#elif VBYTES == 32
+    const vf32 a = __builtin_shufflevector(v[0], v[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+                   __builtin_shufflevector(v[0], v[1], 4, 5, 6, 7, 12, 13, 14, 15);
+    const vf32 b = __builtin_shufflevector(v[2], v[3], 0, 1, 2, 3, 8, 9, 10, 11) +
+                   __builtin_shufflevector(v[2], v[3], 4, 5, 6, 7, 12, 13, 14, 15);
+    const vf32 h = __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13) +
+                   __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15);
+    return __builtin_shufflevector(h, h, 0, 2, 4, 6) + __builtin_shufflevector(h, h, 1, 3, 5, 7);
+#else
+    const vf32 a = __builtin_shufflevector(v[0], v[1], 0, 1, 4, 5) + __builtin_shufflevector(v[0], v[1], 2, 3, 6, 7);
+    const vf32 b = __builtin_shufflevector(v[2], v[3], 0, 1, 4, 5) + __builtin_shufflevector(v[2], v[3], 2, 3, 6, 7);
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#endif
+}
+INLINE vf64x4 sumfour_f64(const vf64 v[4]) {
+#if VBYTES == 64
+    const vf64 a = __builtin_shufflevector(v[0], v[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+                   __builtin_shufflevector(v[0], v[1], 4, 5, 6, 7, 12, 13, 14, 15);
+    const vf64 b = __builtin_shufflevector(v[2], v[3], 0, 1, 2, 3, 8, 9, 10, 11) +
+                   __builtin_shufflevector(v[2], v[3], 4, 5, 6, 7, 12, 13, 14, 15);
+    const vf64 h = __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13) +
+                   __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15);
+    return __builtin_shufflevector(h, h, 0, 2, 4, 6) + __builtin_shufflevector(h, h, 1, 3, 5, 7);
+#elif VBYTES == 32
+    const vf64 a = __builtin_shufflevector(v[0], v[1], 0, 1, 4, 5) + __builtin_shufflevector(v[0], v[1], 2, 3, 6, 7);
+    const vf64 b = __builtin_shufflevector(v[2], v[3], 0, 1, 4, 5) + __builtin_shufflevector(v[2], v[3], 2, 3, 6, 7);
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#else
+    const vf64 a = __builtin_shufflevector(v[0], v[1], 0, 2) + __builtin_shufflevector(v[0], v[1], 1, 3);
+    const vf64 b = __builtin_shufflevector(v[2], v[3], 0, 2) + __builtin_shufflevector(v[2], v[3], 1, 3);
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3);
 #endif
 }
 

@@ -5,6 +5,7 @@
 
 #include "lanes.h"
 #include "resum_tmpl.c"
+#include "short_tmpl.c"
 #include "rows_tmpl.c"
 #include "cols_tmpl.c"
 #include "tile_tmpl.c"
