@@ -197,7 +197,9 @@ static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
                           fn_sums out) {
     const int weight_along = p->weight.a && p->weight.along, along = p->mean.a && p->mean.along;
     const int shifted = p->shift.a != NULL;
-    for (ptrdiff_t r = 0; r < rows; r++) {
+    const int is_short = n <= LANES && x.base && !mask.base && !along && !shifted;
+    if (is_short) FN(short_dots_rows)(dy, x, rows, n, p, out);
+    for (ptrdiff_t r = 0; !is_short && r < rows; r++) {
         const char *g = dy.base + r * dy.step, *v = x.base ? x.base + r * x.step : NULL;
         const uint8_t *m = FN(mask_row)(mask, r);
         const A deviations = p->mean.a && !along ? *FN(param_row)(p->mean, r) * *FN(param_row)(p->rstd, r) : 0;

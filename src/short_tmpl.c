@@ -76,3 +76,62 @@ static void FN(short_cells)(const char *x, ptrdiff_t step, ptrdiff_t cells, ptrd
         }
     }
 }
+
+/* dots_row of rows r to r + 3, at most the last one: with x, without a mask, one mean and rstd to a row. `V`, `centred` and
+ * `weight_along` are constants wherever this is inlined. */
+INLINE void FN(short_dots)(fn_tile dy, fn_tile x, ptrdiff_t r, ptrdiff_t last, ptrdiff_t n, int V, const fn_dots *p,
+                           int centred, int weight_along, double *g, double *gx, double *sx) {
+    const ivec inside = FIRST(n - (V - 1) * VL);
+    vec of_g[4], of_gx[4], of_x[4];
+    UNROLL for (int i = 0; i < 4; i++) {
+        const ptrdiff_t row = r + i < last ? r + i : last;
+        const A *weights = FN(param_row)(p->weight, row);
+        const vec mean = FN(param_splat)(p->mean, row, 0), rstd = FN(param_splat)(p->rstd, row, 1);
+        const vec weight = FN(param_splat)(p->weight, row, 1);
+        vec v[U], d[U], e[U] = {{0}};
+        FN(short_row)(dy.base + row * dy.step, n, V, 0, d);
+        FN(short_row)(x.base + row * x.step, n, V, 0, v);
+        UNROLL for (int u = 0; u < U; u++) {
+            if (u >= V) continue;
+            const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
+            d[u] *= weight_along ? FN(fetch_a)(weights, at, k) : weight;
+            v[u] = (centred ? v[u] - mean : v[u]) * rstd;
+            e[u] = d[u] * v[u];
+        }
+        of_g[i] = FN(short_folded)(d, V, inside);
+        of_gx[i] = FN(short_folded)(e, V, inside);
+        if (centred) of_x[i] = FN(short_folded)(v, V, inside);
+    }
+    FN(put_four)(g, FN(wide)(SUMFOUR(of_g)));
+    FN(put_four)(gx, FN(wide)(SUMFOUR(of_gx)));
+    const vf64x4 sums = centred ? FN(wide)(SUMFOUR(of_x)) : (vf64x4){0};
+    for (int i = 0; i < 4; i++) {
+        const ptrdiff_t row = r + i < last ? r + i : last;
+        const int slight = !centred || FN(is_slight)(*FN(param_row)(p->mean, row) * *FN(param_row)(p->rstd, row));
+        sx[i] = slight ? 0 : sums[i];
+    }
+}
+
+/* dots_rows of short rows, as short_dots wants them */
+static void FN(short_dots_rows)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, fn_sums out) {
+    const int weight_along = p->weight.a && p->weight.along, centred = p->mean.a != NULL;
+    double left[3][4];
+    for (ptrdiff_t r = 0; r < rows; r += 4) {
+        const int whole = rows - r >= 4;
+        double *g = whole ? out.g + r : left[0], *gx = whole ? out.gx + r : left[1], *sx = whole ? out.x + r : left[2];
+#define SHORT_DOTS(V, centred, weight_along)                                                                           \
+    FN(short_dots)(dy, x, r, rows - 1, n, V, p, centred, weight_along, g, gx, sx)
+        if (n <= VL)
+            centred &&weight_along ? SHORT_DOTS(1, 1, 1) : SHORT_DOTS(1, centred, weight_along);
+        else if (n <= 2 * VL)
+            centred &&weight_along ? SHORT_DOTS(2, 1, 1) : SHORT_DOTS(2, centred, weight_along);
+        else
+            SHORT_DOTS((int)((n + VL - 1) / VL), centred, weight_along);
+#undef SHORT_DOTS
+        for (ptrdiff_t i = 0; !whole && i < rows - r; i++) {
+            out.g[r + i] = g[i];
+            out.gx[r + i] = gx[i];
+            out.x[r + i] = sx[i];
+        }
+    }
+}
