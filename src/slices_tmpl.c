@@ -108,6 +108,18 @@ INLINE void FN(scalars)(const fn_slices *p, ptrdiff_t n, ptrdiff_t first, fn_sum
     }
 }
 
+/* the same of k slices of a row each, whose parameters' gradients are not from sums */
+static void FN(scalars_of_rows)(ptrdiff_t k, ptrdiff_t n, int centre, const double *g, const double *gx,
+                                const double *sx, A *restrict shift, A *restrict c1, A *restrict c2) {
+    const double share = 1 / (double)n;
+    for (ptrdiff_t i = 0; i < k; i++) {
+        const double s = centre ? sx[i] * share : 0, c = fn_moved(gx[i], s, g[i]) * share;
+        shift[i] = (A)s;
+        c2[i] = (A)c;
+        c1[i] = centre ? (A)(g[i] * share - s * c) : 0;
+    }
+}
+
 /* for j: q[lane(j)] += x[j]^2; c[lane(j)] += dy[j] * x[j] */
 INLINE void FN(add_products)(const char *dy, const char *x, ptrdiff_t n, vec q[U], vec c[U]) {
     vec t[U] = {{0}}, w[U] = {{0}};
@@ -199,7 +211,9 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
         const fn_param weight = FN(param_from)(p->weight, r, 0);
         const fn_dots dots = {.mean = mean, .rstd = rstd, .weight = weight.along ? weight : absent};
         FN(dots_rows)(of_dy, of_x, none, rows, n, &dots, (fn_sums){g, gx, sx});
-        for (ptrdiff_t i = 0; i < k; i++)
+        const int plain = per == 1 && !p->sums.g && !(p->weight.a && !p->weight.along);
+        if (plain) FN(scalars_of_rows)(k, n, p->centre, g, gx, sx, shift, c1, c2);
+        for (ptrdiff_t i = 0; !plain && i < k; i++)
             FN(scalars)(p, n, r + i * per, (fn_sums){g + i * per, gx + i * per, sx + i * per}, shift + i, c1 + i,
                         c2 + i);
         const fn_adjoint q = {.mean = mean,
