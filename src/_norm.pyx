@@ -251,7 +251,7 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
                       bint centre, bint scale, object where, bint given, bint fresh=False):
     """The gradients of `normalize`. x is None where neither dx nor dweight needs it; `given`: constant statistics.
 
-    fresh: there are no `stats`; it is x over its root mean square, to which nothing was added.
+    fresh: there are no `stats`; it is x over its root mean square, to which nothing was added: no dbias.
     """
     cdef fn_job job
     cdef Axes axes
@@ -290,7 +290,7 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
     if bias is not None:
         b = to_values(bias, "bias", code)
         check_param(b, "bias", dy, layout)
-    elif w is not None:
+    elif not fresh:
         b = w
     if b is not None:
         dbias = add_gradient(&job, &axes, layout, b, FN_DBIAS, code)

@@ -64,7 +64,7 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
         u.shift = fn_take(space, slots);
         u.c1 = fn_take(space, slots);
         u.c2 = fn_take(space, slots);
-        if (space->base) b->units[i] = u;
+        if (b->units) b->units[i] = u;
     }
     for (int i = 0; i < workers; i++) {
         fn_worker_space w = {0};
@@ -78,7 +78,7 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
         w.dy_tile = fn_take(space, fn_tile_bytes(job, cut, FN_DY));
         w.dx_tile = fn_take(space, fn_tile_bytes(job, cut, FN_Y));
         w.mask_tile = fn_take(space, fn_tile_bytes(job, cut, FN_MASK));
-        if (space->base) b->workers[i] = w;
+        if (b->workers) b->workers[i] = w;
     }
     if (b->direct) return;
     if (job->dweight) b->dweight = fn_take(space, (size_t)(fn_accumulators(b) * job->ndweight) * sizeof(double));
@@ -195,7 +195,10 @@ static void run(fn_backward_job *b, int workers) {
 static void add_parts(const fn_backward_job *b, double *parts, ptrdiff_t n, void *out) {
     for (ptrdiff_t p = 1; p < fn_accumulators(b); p++)
         for (ptrdiff_t i = 0; i < n; i++) parts[i] += parts[p * n + i];
-    for (ptrdiff_t i = 0; i < n; i++) fn_set(b->job, out, i, parts[i]);
+    if (b->job->verbs->compute_size == sizeof(double))
+        memcpy(out, parts, (size_t)n * sizeof(double));
+    else
+        for (ptrdiff_t i = 0; i < n; i++) ((float *)out)[i] = (float)parts[i];
 }
 
 /* whether the verbs can do a block of many rows by themselves */
@@ -298,12 +301,15 @@ static int attempt(fn_backward_job *b) {
     b->cut = fn_cut_make(job);
     const int workers = decide(b), status = job->fresh && !job->whole_rows ? take_statistics(job) : FN_OK;
     if (status != FN_OK) return status;
-    fn_space space = {0};
+    fn_space space = {.base = stack, .size = sizeof stack};
     layout(b, workers, &space);
-    char *memory = space.used <= sizeof stack ? stack : aligned_alloc(64, space.used);
-    if (!memory) return FN_NO_MEMORY;
-    space = (fn_space){.base = memory};
-    layout(b, workers, &space);
+    char *memory = stack;
+    if (space.used > sizeof stack) {
+        memory = aligned_alloc(64, space.used);
+        if (!memory) return FN_NO_MEMORY;
+        space = (fn_space){.base = memory, .size = space.used};
+        layout(b, workers, &space);
+    }
     if (b->dweight) memset(b->dweight, 0, (size_t)(fn_accumulators(b) * job->ndweight) * sizeof(double));
     if (b->dbias) memset(b->dbias, 0, (size_t)(fn_accumulators(b) * job->ndbias) * sizeof(double));
     run(b, workers);

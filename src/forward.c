@@ -40,7 +40,7 @@ static void layout(fn_forward_job *f, int workers, fn_space *space) {
         u.stats.comp = fn_take(space, slots);
         u.stats.rstd = fn_take(space, slots);
         u.stats.prescale = fn_take(space, slots);
-        if (space->base) f->units[i] = u;
+        if (f->units) f->units[i] = u;
     }
     for (int i = 0; i < workers; i++) {
         fn_worker_state w = {0};
@@ -56,7 +56,7 @@ static void layout(fn_forward_job *f, int workers, fn_space *space) {
         w.x_tile = fn_take(space, fn_tile_bytes(job, cut, FN_X));
         w.y_tile = fn_take(space, fn_tile_bytes(job, cut, FN_Y));
         w.mask_tile = fn_take(space, fn_tile_bytes(job, cut, FN_MASK));
-        if (space->base) f->workers[i] = w;
+        if (f->workers) f->workers[i] = w;
     }
 }
 
@@ -305,12 +305,15 @@ int fn_forward(fn_job *job) {
         if (!f.local) workers = fn_workers(job->threads, tasks, bytes, 3);
         if (workers == 1) f.local = 1;
         f.abreast = f.local ? fn_abreast(job, &f.cut, workers) : 1;
-        fn_space space = {0};
+        fn_space space = {.base = stack, .size = sizeof stack};
         layout(&f, workers, &space);
-        char *memory = space.used <= sizeof stack ? stack : aligned_alloc(64, space.used);
+        char *memory = stack;
+        if (space.used > sizeof stack) {
+            memory = aligned_alloc(64, space.used);
+            space = (fn_space){.base = memory, .size = space.used};
+            if (memory) layout(&f, workers, &space);
+        }
         if (memory) {
-            space = (fn_space){.base = memory};
-            layout(&f, workers, &space);
             run(&f, workers);
             if (memory != stack) free(memory);
         } else {

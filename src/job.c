@@ -219,12 +219,6 @@ ptrdiff_t fn_abreast(const fn_job *job, const fn_cut *cut, int workers) {
     return max(1, min(min(most, cut->units), RUN_BYTES / next));
 }
 
-void *fn_take(fn_space *space, size_t bytes) {
-    void *piece = space->base ? space->base + space->used : NULL;
-    space->used += (bytes + 63) / 64 * 64;
-    return piece;
-}
-
 /* ---- tiles ------------------------------------------------------------------------------------------------------ */
 
 static ptrdiff_t element_size(const fn_job *job, int operand) {

@@ -99,13 +99,17 @@ const fn_axis *fn_whole_axis(const fn_job *job, const fn_cut *cut);
 
 /* ---- scratch ---------------------------------------------------------------------------------------------------- */
 
-/* Cuts aligned pieces off memory; with base NULL it only counts, so one function both measures and lays out. */
+/* Cuts aligned pieces off `size` bytes at `base`. Beyond them it only counts: `used` then says how many there must be. */
 typedef struct {
     char *base;
-    size_t used;
+    size_t size, used;
 } fn_space;
 
-void *fn_take(fn_space *space, size_t bytes);
+static inline void *fn_take(fn_space *space, size_t bytes) {
+    const size_t at = space->used;
+    space->used += (bytes + 63) / 64 * 64;
+    return space->used <= space->size ? space->base + at : NULL;
+}
 
 /* ---- tiles ------------------------------------------------------------------------------------------------------ */
 

@@ -1,11 +1,28 @@
 # Weight norm: a norm is a root mean square times the root of the slice's length.
 
 
+cdef void divide(void *to, int code, const void *a, bint wide, Py_ssize_t n, double by) noexcept:
+    """to = a / by, taken in double; `to` is of the compute type, `a` float or, if wide, double. `to` may be `a`."""
+    cdef Py_ssize_t i
+    if code == FN_F64 and wide:
+        for i in range(n):
+            (<double *> to)[i] = (<const double *> a)[i] / by
+    elif code == FN_F64:
+        for i in range(n):
+            (<double *> to)[i] = (<const float *> a)[i] / by
+    elif wide:
+        for i in range(n):
+            (<float *> to)[i] = <float> ((<const double *> a)[i] / by)
+    else:
+        for i in range(n):
+            (<float *> to)[i] = <float> ((<const float *> a)[i] / by)
+
+
 cdef cnp.ndarray scaled_gain(object g, cnp.ndarray v, Layout layout, double *root):
     """g over the root of the slice's length, in the compute type; its shape is checked."""
     cdef cnp.ndarray gain, scaled
     cdef int code = dtype_code(v), d
-    cdef Py_ssize_t i, size
+    cdef Py_ssize_t size
     cdef fn_floats floats
     if is_plain(g) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> g) and dtype_code(g) in (FN_F32, FN_F64):
         gain = g
@@ -19,11 +36,7 @@ cdef cnp.ndarray scaled_gain(object g, cnp.ndarray v, Layout layout, double *roo
     scaled = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(gain), cnp.PyArray_DIMS(gain), compute_num(code), 0)
     floats = fn_floats_enter()
     root[0] = sqrt(cnp.PyArray_SIZE(v) / <double> max(size, 1))
-    for i in range(size):
-        if cnp.PyArray_TYPE(gain) == cnp.NPY_DOUBLE:
-            put(cnp.PyArray_DATA(scaled), i, (<double *> cnp.PyArray_DATA(gain))[i] / root[0], code)
-        else:
-            put(cnp.PyArray_DATA(scaled), i, (<float *> cnp.PyArray_DATA(gain))[i] / root[0], code)
+    divide(cnp.PyArray_DATA(scaled), code, cnp.PyArray_DATA(gain), dtype_code(gain) == FN_F64, size, root[0])
     fn_floats_leave(floats)
     return scaled
 
@@ -43,16 +56,11 @@ def weight_backward(dw, v, g, Family family, axis):
     cdef Layout layout = find(family, cnp.PyArray_NDIM(a), axis, None)
     cdef double root
     cdef int code = dtype_code(a)
-    cdef Py_ssize_t i
     cdef fn_floats floats
     cdef cnp.ndarray gain = scaled_gain(g, a, layout, &root)
     grads = gradients(dy, a, None, layout, gain, None, False, True, None, False, True)
     dg = grads[1]
     floats = fn_floats_enter()
-    for i in range(cnp.PyArray_SIZE(dg)):
-        if code == FN_F64:
-            (<double *> cnp.PyArray_DATA(dg))[i] /= root
-        else:
-            (<float *> cnp.PyArray_DATA(dg))[i] /= root
+    divide(cnp.PyArray_DATA(dg), code, cnp.PyArray_DATA(dg), code == FN_F64, cnp.PyArray_SIZE(dg), root)
     fn_floats_leave(floats)
     return grads[0], dg
