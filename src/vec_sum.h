@@ -1,0 +1,117 @@
+/* The sum tree of vec.h's vectors: lane k meets lane k + half, from the widest half down, on every tier alike. */
+#ifndef FN_VEC_SUM_H
+#define FN_VEC_SUM_H
+
+#include "vec.h"
+
+INLINE float sum_f32(vf32 v) {
+#if VBYTES == 64
+    vf32x8 h = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7) +
+               __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif VBYTES == 32
+    vf32x8 h = v;
+#endif
+#if VBYTES >= 32
+    vf32x4 q = __builtin_shufflevector(h, h, 0, 1, 2, 3) + __builtin_shufflevector(h, h, 4, 5, 6, 7);
+#else
+    vf32x4 q = v;
+#endif
+    q += __builtin_shufflevector(q, q, 2, 3, 0, 1);
+    return q[0] + q[1];
+}
+
+INLINE double sum_f64(vf64 v) {
+#if VBYTES == 64
+    vf64x4 h = __builtin_shufflevector(v, v, 0, 1, 2, 3) + __builtin_shufflevector(v, v, 4, 5, 6, 7);
+#elif VBYTES == 32
+    vf64x4 h = v;
+#endif
+#if VBYTES >= 32
+    vf64x2 q = __builtin_shufflevector(h, h, 0, 1) + __builtin_shufflevector(h, h, 2, 3);
+#else
+    vf64x2 q = v;
+#endif
+    return q[0] + q[1];
+}
+
+/* sum_K(a) and sum_K(b), each by its own tree, for little more than the work of one */
+INLINE void sumpair_f32(vf32 a, vf32 b, float *of_a, float *of_b) {
+#if VBYTES == 64
+    vf32 h = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+             __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    h += __builtin_shufflevector(h, h, 4, 5, 6, 7, 4, 5, 6, 7, 12, 13, 14, 15, 12, 13, 14, 15);
+    h += __builtin_shufflevector(h, h, 2, 3, 2, 3, 2, 3, 2, 3, 10, 11, 10, 11, 10, 11, 10, 11);
+#elif VBYTES == 32
+    vf32 h = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+             __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    h += __builtin_shufflevector(h, h, 2, 3, 2, 3, 6, 7, 6, 7);
+#else
+    vf32 h = __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
+#endif
+    *of_a = h[0] + h[1];
+    *of_b = h[VL_f32 / 2] + h[VL_f32 / 2 + 1];
+}
+INLINE void sumpair_f64(vf64 a, vf64 b, double *of_a, double *of_b) {
+#if VBYTES == 64
+    vf64 h = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+             __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    h += __builtin_shufflevector(h, h, 2, 3, 2, 3, 6, 7, 6, 7);
+    *of_a = h[0] + h[1];
+    *of_b = h[4] + h[5];
+#elif VBYTES == 32
+    vf64 h = __builtin_shufflevector(a, b, 0, 1, 4, 5) + __builtin_shufflevector(a, b, 2, 3, 6, 7);
+    *of_a = h[0] + h[1];
+    *of_b = h[2] + h[3];
+#else
+    vf64 h = __builtin_shufflevector(a, b, 0, 2) + __builtin_shufflevector(a, b, 1, 3);
+    *of_a = h[0];
+    *of_b = h[1];
+#endif
+}
+
+/* the same of four */
+INLINE vf32x4 sumfour_f32(const vf32 v[4]) {
+#if VBYTES == 64
+    const vf32 a = __builtin_shufflevector(v[0], v[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+                   __builtin_shufflevector(v[0], v[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    const vf32 b = __builtin_shufflevector(v[2], v[3], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+                   __builtin_shufflevector(v[2], v[3], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+    vf32 h = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+             __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    h += __builtin_shufflevector(h, h, 2, 3, 2, 3, 6, 7, 6, 7, 10, 11, 10, 11, 14, 15, 14, 15);
+    return __builtin_shufflevector(h, h, 0, 4, 8, 12) + __builtin_shufflevector(h, h, 1, 5, 9, 13);
+#elif VBYTES == 32
+    const vf32 a = __builtin_shufflevector(v[0], v[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+                   __builtin_shufflevector(v[0], v[1], 4, 5, 6, 7, 12, 13, 14, 15);
+    const vf32 b = __builtin_shufflevector(v[2], v[3], 0, 1, 2, 3, 8, 9, 10, 11) +
+                   __builtin_shufflevector(v[2], v[3], 4, 5, 6, 7, 12, 13, 14, 15);
+    const vf32 h = __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13) +
+                   __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15);
+    return __builtin_shufflevector(h, h, 0, 2, 4, 6) + __builtin_shufflevector(h, h, 1, 3, 5, 7);
+#else
+    const vf32 a = __builtin_shufflevector(v[0], v[1], 0, 1, 4, 5) + __builtin_shufflevector(v[0], v[1], 2, 3, 6, 7);
+    const vf32 b = __builtin_shufflevector(v[2], v[3], 0, 1, 4, 5) + __builtin_shufflevector(v[2], v[3], 2, 3, 6, 7);
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#endif
+}
+INLINE vf64x4 sumfour_f64(const vf64 v[4]) {
+#if VBYTES == 64
+    const vf64 a = __builtin_shufflevector(v[0], v[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+                   __builtin_shufflevector(v[0], v[1], 4, 5, 6, 7, 12, 13, 14, 15);
+    const vf64 b = __builtin_shufflevector(v[2], v[3], 0, 1, 2, 3, 8, 9, 10, 11) +
+                   __builtin_shufflevector(v[2], v[3], 4, 5, 6, 7, 12, 13, 14, 15);
+    const vf64 h = __builtin_shufflevector(a, b, 0, 1, 4, 5, 8, 9, 12, 13) +
+                   __builtin_shufflevector(a, b, 2, 3, 6, 7, 10, 11, 14, 15);
+    return __builtin_shufflevector(h, h, 0, 2, 4, 6) + __builtin_shufflevector(h, h, 1, 3, 5, 7);
+#elif VBYTES == 32
+    const vf64 a = __builtin_shufflevector(v[0], v[1], 0, 1, 4, 5) + __builtin_shufflevector(v[0], v[1], 2, 3, 6, 7);
+    const vf64 b = __builtin_shufflevector(v[2], v[3], 0, 1, 4, 5) + __builtin_shufflevector(v[2], v[3], 2, 3, 6, 7);
+    return __builtin_shufflevector(a, b, 0, 2, 4, 6) + __builtin_shufflevector(a, b, 1, 3, 5, 7);
+#else
+    const vf64 a = __builtin_shufflevector(v[0], v[1], 0, 2) + __builtin_shufflevector(v[0], v[1], 1, 3);
+    const vf64 b = __builtin_shufflevector(v[2], v[3], 0, 2) + __builtin_shufflevector(v[2], v[3], 1, 3);
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3);
+#endif
+}
+
+#endif
