@@ -61,6 +61,17 @@ static void add_dbias(const fn_backward_job *b, ptrdiff_t part, ptrdiff_t at, do
         part_of(b, b->dbias, b->job->ndbias, part)[at] += value;
 }
 
+/* the same for the sums of n columns, whose elements of the part's accumulators or of the result stand a step apart */
+static void add_columns(const fn_backward_job *b, double *part, void *result, ptrdiff_t at, ptrdiff_t step,
+                        const double *sums, ptrdiff_t n) {
+    if (!b->direct)
+        for (ptrdiff_t j = 0; j < n; j++) part[at + j * step] += sums[j];
+    else if (b->job->verbs->compute_size == sizeof(double))
+        for (ptrdiff_t j = 0; j < n; j++) ((double *)result)[at + j * step] = sums[j];
+    else
+        for (ptrdiff_t j = 0; j < n; j++) ((float *)result)[at + j * step] = (float)sums[j];
+}
+
 /* whether any of the block's means was corrected */
 static int any_shift(const fn_backward_job *b, const fn_block *k, const fn_unit_sums *u) {
     const ptrdiff_t n = b->job->plan.cols ? k->width : b->cut.many_rows ? k->rows : 1;
@@ -107,8 +118,9 @@ static void add_elements(const fn_backward_job *b, const fn_block *k, const fn_i
         verbs->dots_cols(fn_tile_from(in->dy, r), fn_tile_from(x, r), fn_tile_from(in->mask, r), rows, k->width, &q,
                          w->work, into);
         if (in_place) continue;
-        for (ptrdiff_t j = 0; dbias && j < k->width; j++) add_dbias(b, part, first + j * step, into.g[j]);
-        for (ptrdiff_t j = 0; dweight && j < k->width; j++) add_dweight(b, part, first + j * step, into.gx[j]);
+        if (dbias) add_columns(b, part_of(b, b->dbias, job->ndbias, part), job->dbias, first, step, into.g, k->width);
+        if (dweight)
+            add_columns(b, part_of(b, b->dweight, job->ndweight, part), job->dweight, first, step, into.gx, k->width);
     }
 }
 
