@@ -22,7 +22,7 @@ INLINE void FN(short_moments)(const char *const rows[4], ptrdiff_t n, int V, int
                               double *comp, double *m2) {
     const ivec inside = FIRST(n - (V - 1) * VL);
     FOUR m = {0};
-    vec v[4][U], d[U], s[4], q[4];
+    vec v[4][U] = {{{0}}}, d[U], s[4], q[4];
     for (int i = 0; i < 4; i++) {
         if (centre) m[i] = LOAD1(rows[i]);
         FN(short_row)(rows[i], n, V, 0, v[i]);
@@ -88,7 +88,7 @@ INLINE void FN(short_dots)(fn_tile dy, fn_tile x, ptrdiff_t r, ptrdiff_t last, p
         const A *weights = FN(param_row)(p->weight, row);
         const vec mean = FN(param_splat)(p->mean, row, 0), rstd = FN(param_splat)(p->rstd, row, 1);
         const vec weight = FN(param_splat)(p->weight, row, 1);
-        vec v[U], d[U], e[U] = {{0}};
+        vec v[U] = {{0}}, d[U] = {{0}}, e[U] = {{0}};
         FN(short_row)(dy.base + row * dy.step, n, V, 0, d);
         FN(short_row)(x.base + row * x.step, n, V, 0, v);
         UNROLL for (int u = 0; u < U; u++) {
