@@ -15,16 +15,20 @@ enum {
     SLICE_BYTES = 65536,         /* of several rows: its x and dy stay in L2 between their two passes */
     BACKWARD_TILE_BYTES = 65536, /* and enough rows for the column sums of a parameter's gradient */
     TILE_ROWS = 128,
-    SUMMED_ROWS = 32,           /* the least of a chunk with column sums: then they are brought to a part's */
-    WHOLE_ROWS_BYTES = 131072,  /* the same where the verb tiles the rows itself */
-    COLUMN_SUMS_ROW = 32768,    /* the longest row of column sums: four of them stay in cache */
-    RUN_BYTES = 32768,          /* what units abreast span from row to row, at most, */
-    ABREAST_L2_BYTES = 1 << 20, /* as long as two of them stay in L2 between their two passes, */
-    ABREAST_BYTES = 4 << 20,    /* else in the last cache */
-    WORKER_TASKS = 4,           /* the fewest tasks of a worker: the last one is waited for */
-    INTERLEAVED_SLICES = 8,     /* of a unit of slices between each other, at least, */
-    INTERLEAVED_BYTES = 65536,  /* x and dy of theirs, or this share of all, */
-    INTERLEAVED_SHARE = 16,     /* which is for the threads, but so that they stay in L2 between their passes */
+    SUMMED_ROWS = 32,          /* the least of a chunk with column sums: then they are brought to a part's */
+    WHOLE_ROWS_BYTES = 131072, /* the same where the verb tiles the rows itself */
+    COLUMN_SUMS_ROW = 32768,   /* the longest row of column sums: four of them stay in cache */
+    /* units abreast: their rows span RUN_BYTES at most; two of them and more stay in L2 between their passes, or where a unit
+     * fills that, in the last cache; and a worker has some tasks, as the last one is waited for */
+    RUN_BYTES = 32768,
+    ABREAST_L2_BYTES = 1 << 20,
+    ABREAST_BYTES = 4 << 20,
+    WORKER_TASKS = 4,
+    /* a unit of interleaved slices: so many at least, of so many bytes of input or this share of all, which leaves the
+     * threads enough; but it stays in L2 between its passes */
+    INTERLEAVED_SLICES = 8,
+    INTERLEAVED_BYTES = 65536,
+    INTERLEAVED_SHARE = 16,
     INTERLEAVED_L2_BYTES = 524288,
     /* The least arrays together of which the result goes past the caches: nearly as large as a usual last one, and more where
      * several threads may each have one. */
@@ -77,6 +81,8 @@ static int is_interleaved(const fn_job *job) {
     const fn_axis *slices = &plan->kept[0], *rows = &plan->reduced[0];
     if (rows->len > SHORT_ROWS || plan->count * (ptrdiff_t)job->verbs->compute_size > FN_BLOCK_BYTES) return 0;
     if (slices->stride[FN_X] >= rows->stride[FN_X] || !fn_tiles_adjacent(job)) return 0;
+    if (rows->stride[FN_X] == plan->n * (ptrdiff_t)job->verbs->size)
+        return 0; /* rows that adjoin are one to the moments */
     for (int o = FN_WEIGHT; o < FN_NOPERANDS; o++)
         if (plan->inner.stride[o] || rows->stride[o]) return 0;
     return !(job->dweight && !slices->stride[FN_DWEIGHT]) && !(job->dbias && !slices->stride[FN_DBIAS]);

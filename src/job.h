@@ -2,7 +2,8 @@
  * chunks and blocks, scratch memory, and tiles of arrays whose innermost stride is not one element.
  *
  *     region   one index of the outer kept axes; regions share no slice
- *     unit     a region, or a strip of its columns; what one set of statistics belongs to
+ *     unit     a region, or a strip of its columns, or where slices are interleaved so many of them; whose statistics
+ *              are kept together
  *     chunk    a run of a unit's blocks: the grain of the threads inside a unit
  *     block    a tile: what one accumulation spans before it is carried in double
  *
@@ -136,8 +137,9 @@ static inline void fn_drain(const fn_job *job) {
 
 /* ---- parameters ------------------------------------------------------------------------------------------------- */
 
-/* Replaces a parameter that varies along the row in other steps than one element by a copy that does not; the copy,
- * for the caller to free, is left in *memory. FN_OK or FN_NO_MEMORY. */
+/* Replaces a parameter that varies along the row in other steps than one element by a copy that does not, and one that
+ * many rows share and that stands across cache lines by one that does not; the copy, for the caller to free, is left in
+ * *memory. FN_OK or FN_NO_MEMORY. */
 int fn_param_pack(fn_job *job, int operand, void **memory);
 
 /* Values of A as the verbs want them; where columns are folded, first spread out to `columns`, one value each. */

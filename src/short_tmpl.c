@@ -1,7 +1,7 @@
 /* Rows of no more elements than there are virtual lanes, four at a time: they stay in registers between their passes, and
  * their trees, for which a row by itself would wait, grow together. The same bits as row by row. Written once in T. */
 
-/* A row's vectors, V of them, with `fill` beyond its end. V is a constant wherever this is inlined, but for long rows. */
+/* A row's vectors, V of them, with `fill` beyond its end. V is a constant wherever this is inlined for one or two. */
 INLINE void FN(short_row)(const char *row, ptrdiff_t n, int V, A fill, vec v[U]) {
     UNROLL for (int u = 0; u < U; u++) {
         if (u < V) v[u] = FN(fetch)(row, u * VL, u + 1 < V ? VL : n - u * VL, fill);
@@ -17,7 +17,8 @@ INLINE vec FN(short_folded)(const vec d[U], int V, ivec inside) {
 INLINE vf64x4 FN(wide)(FOUR a) { return __builtin_convertvector(a, vf64x4); }
 INLINE void FN(put_four)(double *to, vf64x4 v) { memcpy(to, &v, sizeof v); }
 
-/* moments_cell of four rows. `V` and `centre` (0 or 1) are constants wherever this is inlined. */
+/* moments_cell of four rows. `V` and `centre` (0 or 1) are constants wherever this is inlined for one
+ * vector or two. */
 INLINE void FN(short_moments)(const char *const rows[4], ptrdiff_t n, int V, int centre, double *count, double *mean,
                               double *comp, double *m2) {
     const ivec inside = FIRST(n - (V - 1) * VL);
@@ -115,6 +116,7 @@ INLINE void FN(short_dots)(fn_tile dy, fn_tile x, ptrdiff_t r, ptrdiff_t last, p
 /* dots_rows of short rows, as short_dots wants them */
 static void FN(short_dots_rows)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, fn_sums out) {
     const int weight_along = p->weight.a && p->weight.along, centred = p->mean.a != NULL;
+    const int both = centred && weight_along;
     double left[3][4];
     for (ptrdiff_t r = 0; r < rows; r += 4) {
         const int whole = rows - r >= 4;
@@ -122,9 +124,9 @@ static void FN(short_dots_rows)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff_t
 #define SHORT_DOTS(V, centred, weight_along)                                                                           \
     FN(short_dots)(dy, x, r, rows - 1, n, V, p, centred, weight_along, g, gx, sx)
         if (n <= VL)
-            centred &&weight_along ? SHORT_DOTS(1, 1, 1) : SHORT_DOTS(1, centred, weight_along);
+            both ? SHORT_DOTS(1, 1, 1) : SHORT_DOTS(1, centred, weight_along);
         else if (n <= 2 * VL)
-            centred &&weight_along ? SHORT_DOTS(2, 1, 1) : SHORT_DOTS(2, centred, weight_along);
+            both ? SHORT_DOTS(2, 1, 1) : SHORT_DOTS(2, centred, weight_along);
         else
             SHORT_DOTS((int)((n + VL - 1) / VL), centred, weight_along);
 #undef SHORT_DOTS

@@ -224,3 +224,14 @@ def test_enough_for_64_threads(shape, axis, rng):
         with fastnorm.num_threads(threads):
             results.append(forward_and_backward(x, dy, options))
         assert_same(results[-1], results[0], NAMES, f"{threads} threads")
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64])
+def test_statistics_do_not_depend_on_where_the_result_goes(dtype, rng):
+    # channels between each other's in `out`, and not in x, whose rows adjoin
+    x = np.broadcast_to((rng.standard_normal((13, 1, 49)) + 3).astype(dtype), (13, 8, 49))
+    y, stats = fastnorm.batch_norm(x, return_stats=True)
+    out, into = fastnorm.batch_norm(x, out=np.empty((13, 8, 49), dtype), return_stats=True)
+    np.testing.assert_array_equal(out, y)
+    np.testing.assert_array_equal(into.mean, stats.mean)
+    np.testing.assert_array_equal(into.rstd, stats.rstd)
