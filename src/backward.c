@@ -112,10 +112,9 @@ static void units_abreast(fn_backward_job *b, ptrdiff_t from, ptrdiff_t units, p
             for (ptrdiff_t j = 0; j < units; j++) fn_sums_of_block(b, &u[j].unit, c, i, &u[j], w);
     for (ptrdiff_t j = 0; j < units; j++) fn_settle_unit(b, &u[j].unit, part, &u[j]);
     /* backwards: the last blocks are those still in cache */
-    const ptrdiff_t grain = cut->chunk_blocks;
-    for (ptrdiff_t i = (cut->blocks - 1) / grain * grain; i >= 0; i -= grain)
+    for (ptrdiff_t c = cut->chunks - 1; c >= 0; c--)
         for (ptrdiff_t j = 0; j < units; j++)
-            fn_combine_blocks(b, &u[j].unit, i, i + grain < cut->blocks ? i + grain : cut->blocks, part, &u[j], w);
+            fn_combine_blocks(b, &u[j].unit, c * cut->chunk_blocks, fn_chunk_end(cut, c), part, &u[j], w);
 }
 
 static void units_part(void *context, ptrdiff_t part, int worker) {

@@ -48,8 +48,7 @@ typedef struct {
 
 fn_inputs fn_inputs_of(const fn_backward_job *b, const fn_block *k, const fn_worker_space *w);
 
-/* whether an operand varies from row to row of a region, and along the row */
-int fn_down_rows(const fn_job *job, int operand);
+/* whether an operand varies along the row */
 int fn_along_row(const fn_job *job, int operand);
 
 /* how the block's statistics vary: by row (many short rows), by column, or not at all */
@@ -102,6 +101,7 @@ void fn_many_rows_chunk(fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_
 /* else, in this order: statistics, sums of every block, scalars (and parameter gradients from sums), dx of every block
  * (and parameter gradients from elements) */
 void fn_load_unit(const fn_backward_job *b, const fn_unit *unit, fn_unit_sums *u);
+void fn_clear_sums(fn_sums s, ptrdiff_t n);
 void fn_sums_of_block(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t i, fn_unit_sums *u,
                       const fn_worker_space *w);
 void fn_settle_unit(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u);

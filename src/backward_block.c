@@ -3,11 +3,6 @@
 
 #include "backward.h"
 
-int fn_down_rows(const fn_job *job, int operand) {
-    for (int i = 0; i < job->plan.nreduced; i++)
-        if (job->plan.reduced[i].stride[operand]) return 1;
-    return 0;
-}
 int fn_along_row(const fn_job *job, int operand) {
     return job->plan.inner.stride[operand] || job->plan.fold.stride[operand];
 }

@@ -1,20 +1,9 @@
 /* The backward of small slices whose rows lie between each other's, as the channels of small images do: tile by tile, of a
  * row of each of a unit's slices. */
-#include <string.h>
-
 #include "backward.h"
 
-/* row `row` of each of the unit's slices */
-static fn_tile tile_at(const fn_job *job, const fn_unit *unit, int operand, ptrdiff_t row) {
-    const fn_plan *plan = &job->plan;
-    return (fn_tile){job->data[operand] + unit->offset[operand] + row * plan->reduced[0].stride[operand],
-                     plan->kept[0].stride[operand]};
-}
-
-static void clear(fn_sums s, ptrdiff_t n) {
-    memset(s.g, 0, (size_t)n * sizeof(double));
-    memset(s.gx, 0, (size_t)n * sizeof(double));
-    memset(s.x, 0, (size_t)n * sizeof(double));
+static fn_tile tile_of(const fn_job *job, const fn_block *row, int operand) {
+    return (fn_tile){job->data[operand] + row->offset[operand], job->plan.kept[0].stride[operand]};
 }
 
 /* adds the sums of a row of each of n slices to theirs */
@@ -57,19 +46,20 @@ void fn_interleaved_unit(const fn_backward_job *b, ptrdiff_t index, ptrdiff_t pa
     const fn_dots dots = {.mean = mean, .rstd = rstd};
     const fn_tile none = {0};
     fn_load_stats(job, slices, unit.offset[FN_STAT], n, u);
-    clear(u->chunk, n);
-    if (b->from_sums) clear(u->plain, n);
+    fn_clear_sums(u->chunk, n);
+    if (b->from_sums) fn_clear_sums(u->plain, n);
     for (ptrdiff_t r = 0; b->needs_sums && r < plan->rows; r++) {
-        const fn_tile x = b->has_x ? tile_at(job, &unit, FN_X, r) : none;
-        job->verbs->dots_rows(tile_at(job, &unit, FN_DY, r), x, none, n, plan->n, &dots, w->rows);
+        const fn_block row = fn_cut_block(job, &b->cut, &unit, r);
+        const fn_tile x = b->has_x ? tile_of(job, &row, FN_X) : none;
+        job->verbs->dots_rows(tile_of(job, &row, FN_DY), x, none, n, plan->n, &dots, w->rows);
         add_rows(b, n, weight, w->rows, u);
     }
     settle(b, &unit, part, u);
     const fn_adjoint adjoint = {
         .mean = mean, .rstd = rstd, .c1 = {u->c1, 1, 0}, .c2 = {u->c2, 1, 0}, .weight = weight, .past = job->past};
     for (ptrdiff_t r = 0; r < plan->rows; r++) {
-        const fn_tile x = job->scale && !job->given ? tile_at(job, &unit, FN_X, r) : none;
-        const fn_tile dx = tile_at(job, &unit, FN_Y, r);
-        job->verbs->combine(tile_at(job, &unit, FN_DY, r), x, none, dx, n, plan->n, &adjoint);
+        const fn_block row = fn_cut_block(job, &b->cut, &unit, r);
+        const fn_tile x = job->scale && !job->given ? tile_of(job, &row, FN_X) : none;
+        job->verbs->combine(tile_of(job, &row, FN_DY), x, none, tile_of(job, &row, FN_Y), n, plan->n, &adjoint);
     }
 }

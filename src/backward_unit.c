@@ -156,7 +156,7 @@ static void cols_sums(const fn_backward_job *b, const fn_block *k, const fn_inpu
     }
 }
 
-static void clear_sums(fn_sums s, ptrdiff_t n) {
+void fn_clear_sums(fn_sums s, ptrdiff_t n) {
     memset(s.g, 0, (size_t)n * sizeof(double));
     memset(s.gx, 0, (size_t)n * sizeof(double));
     memset(s.x, 0, (size_t)n * sizeof(double));
@@ -167,8 +167,8 @@ void fn_sums_of_block(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t c
     const fn_job *job = b->job;
     const fn_cut *cut = &b->cut;
     if (i == chunk * cut->chunk_blocks) {
-        clear_sums(fn_sums_at(u->chunk, chunk * cut->slots), cut->slots);
-        if (u->plain.g) clear_sums(fn_sums_at(u->plain, chunk), 1);
+        fn_clear_sums(fn_sums_at(u->chunk, chunk * cut->slots), cut->slots);
+        if (u->plain.g) fn_clear_sums(fn_sums_at(u->plain, chunk), 1);
         if (u->count) memset(u->count + chunk * cut->slots, 0, (size_t)cut->slots * sizeof(double));
     }
     const fn_block k = fn_cut_block(job, cut, unit, i);

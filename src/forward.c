@@ -240,10 +240,9 @@ static void whole_units(void *context, ptrdiff_t task, int worker) {
             for (ptrdiff_t j = 0; j < units; j++) moments_of_block(f, &u[j].unit, c, i, &u[j], w);
     for (ptrdiff_t j = 0; j < units; j++) settle_unit(f, &u[j].unit, &u[j], w);
     /* backwards: the last blocks are those still in cache */
-    const ptrdiff_t grain = cut->chunk_blocks;
-    for (ptrdiff_t i = (cut->blocks - 1) / grain * grain; f->job->data[FN_Y] && i >= 0; i -= grain)
+    for (ptrdiff_t c = cut->chunks - 1; f->job->data[FN_Y] && c >= 0; c--)
         for (ptrdiff_t j = 0; j < units; j++)
-            apply_blocks(f, &u[j].unit, i, i + grain < cut->blocks ? i + grain : cut->blocks, &u[j], w);
+            apply_blocks(f, &u[j].unit, c * cut->chunk_blocks, fn_chunk_end(cut, c), &u[j], w);
     fn_drain(f->job);
 }
 

@@ -28,7 +28,7 @@ void fn_interleaved(void *context, ptrdiff_t task, int worker) {
     fn_forward_job *f = context;
     const fn_job *job = f->job;
     const fn_plan *plan = &job->plan;
-    const fn_axis *slices = &plan->kept[0], *rows = &plan->reduced[0];
+    const fn_axis *slices = &plan->kept[0];
     const fn_unit unit = fn_cut_unit(job, &f->cut, task);
     fn_unit_state *u = &f->units[worker];
     settle(job, &unit, u);
@@ -42,12 +42,11 @@ void fn_interleaved(void *context, ptrdiff_t task, int worker) {
         .bias = by_slice(job, &unit, FN_BIAS),
         .past = job->past,
     };
-    fn_tile x = {job->data[FN_X] + unit.offset[FN_X], slices->stride[FN_X]};
-    fn_tile y = {job->data[FN_Y] + unit.offset[FN_Y], slices->stride[FN_Y]};
-    for (ptrdiff_t r = 0; r < rows->len; r++) {
-        job->verbs->apply(x, y, unit.slices, plan->n, &p);
-        x.base += rows->stride[FN_X];
-        y.base += rows->stride[FN_Y];
+    for (ptrdiff_t r = 0; r < plan->rows; r++) {
+        const fn_block row = fn_cut_block(job, &f->cut, &unit, r);
+        const fn_tile x = {job->data[FN_X] + row.offset[FN_X], slices->stride[FN_X]};
+        const fn_tile y = {job->data[FN_Y] + row.offset[FN_Y], slices->stride[FN_Y]};
+        job->verbs->apply(x, y, row.rows, row.width, &p);
     }
     fn_drain(job);
 }

@@ -182,7 +182,7 @@ fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit) {
 
 fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block) {
     const fn_plan *plan = &job->plan;
-    if (cut->interleaved) {
+    if (cut->interleaved) { /* a row of each of the unit's slices */
         fn_block out = {.first_row = block, .rows = unit->slices, .width = unit->width};
         for (int o = 0; o < FN_NOPERANDS; o++) out.offset[o] = unit->offset[o] + block * plan->reduced[0].stride[o];
         return out;
@@ -304,6 +304,12 @@ int fn_param_varies(const fn_job *job, int operand) {
     return job->data[operand] && (job->plan.inner.stride[operand] || job->plan.fold.stride[operand]);
 }
 
+int fn_down_rows(const fn_job *job, int operand) {
+    for (int i = 0; i < job->plan.nreduced; i++)
+        if (job->plan.reduced[i].stride[operand]) return 1;
+    return 0;
+}
+
 /* whether many rows share a parameter of adjacent elements that stands across cache lines: every vector of it is then two
  * loads, and a copy would be one */
 static int is_split(const fn_job *job, int operand) {
@@ -311,9 +317,7 @@ static int is_split(const fn_job *job, int operand) {
     if (plan->cols || plan->regions * plan->rows < SPLIT_ROWS) return 0; /* several rows of columns share a load */
     for (int i = 0; i < plan->nkept; i++)
         if (plan->kept[i].stride[operand]) return 0;
-    for (int i = 0; i < plan->nreduced; i++)
-        if (plan->reduced[i].stride[operand]) return 0;
-    return (uintptr_t)(job->data[operand] + plan->offset[operand]) % LINE != 0;
+    return !fn_down_rows(job, operand) && (uintptr_t)(job->data[operand] + plan->offset[operand]) % LINE != 0;
 }
 
 /* A copy in walking order, so that what varies along the row does so in steps of one element. Axes along which the

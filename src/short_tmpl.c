@@ -1,10 +1,10 @@
 /* Rows of no more elements than there are virtual lanes, four at a time: they stay in registers between their passes, and
  * their trees, for which a row by itself would wait, grow together. The same bits as row by row. Written once in T. */
 
-/* A row's vectors, V of them, with `fill` beyond its end. V is a constant wherever this is inlined for one or two. */
-INLINE void FN(short_row)(const char *row, ptrdiff_t n, int V, A fill, vec v[U]) {
+/* A row's vectors, V of them, 0 beyond its end. V is a constant wherever this is inlined for one or two. */
+INLINE void FN(short_row)(const char *row, ptrdiff_t n, int V, vec v[U]) {
     UNROLL for (int u = 0; u < U; u++) {
-        if (u < V) v[u] = FN(fetch)(row, u * VL, u + 1 < V ? VL : n - u * VL, fill);
+        if (u < V) v[u] = FN(fetch)(row, u * VL, u + 1 < V ? VL : n - u * VL, 0);
     }
 }
 /* the lanes as one vector (FN(folded)), those beyond the row's end left out */
@@ -26,7 +26,7 @@ INLINE void FN(short_moments)(const char *const rows[4], ptrdiff_t n, int V, int
     vec v[4][U] = {{{0}}}, d[U], s[4], q[4];
     for (int i = 0; i < 4; i++) {
         if (centre) m[i] = LOAD1(rows[i]);
-        FN(short_row)(rows[i], n, V, 0, v[i]);
+        FN(short_row)(rows[i], n, V, v[i]);
     }
     if (centre) { /* around the first element, to learn the mean */
         UNROLL for (int i = 0; i < 4; i++) {
@@ -54,13 +54,13 @@ INLINE void FN(short_moments)(const char *const rows[4], ptrdiff_t n, int V, int
 
 /* moments_rows where every cell is one short row, without a mask */
 static void FN(short_cells)(const char *x, ptrdiff_t step, ptrdiff_t cells, ptrdiff_t n, int centre, fn_moments out) {
-    double last[4][4];
+    double left[4][4];
     for (ptrdiff_t c = 0; c < cells; c += 4) {
         const char *rows[4];
-        const ptrdiff_t left = cells - c;
-        for (int i = 0; i < 4; i++) rows[i] = x + (c + (i < left ? i : left - 1)) * step;
-        double *count = left < 4 ? last[0] : out.count + c, *mean = left < 4 ? last[1] : out.mean + c;
-        double *comp = left < 4 ? last[2] : out.comp + c, *m2 = left < 4 ? last[3] : out.m2 + c;
+        const int whole = cells - c >= 4;
+        for (int i = 0; i < 4; i++) rows[i] = x + (c + i < cells ? c + i : cells - 1) * step;
+        double *count = whole ? out.count + c : left[0], *mean = whole ? out.mean + c : left[1];
+        double *comp = whole ? out.comp + c : left[2], *m2 = whole ? out.m2 + c : left[3];
 #define SHORT_MOMENTS(V, centre) FN(short_moments)(rows, n, V, centre, count, mean, comp, m2)
         if (n <= VL)
             centre ? SHORT_MOMENTS(1, 1) : SHORT_MOMENTS(1, 0);
@@ -69,11 +69,11 @@ static void FN(short_cells)(const char *x, ptrdiff_t step, ptrdiff_t cells, ptrd
         else
             SHORT_MOMENTS((int)((n + VL - 1) / VL), centre);
 #undef SHORT_MOMENTS
-        for (ptrdiff_t i = 0; left < 4 && i < left; i++) {
-            out.count[c + i] = last[0][i];
-            out.mean[c + i] = last[1][i];
-            out.comp[c + i] = last[2][i];
-            out.m2[c + i] = last[3][i];
+        for (ptrdiff_t i = 0; !whole && i < cells - c; i++) {
+            out.count[c + i] = count[i];
+            out.mean[c + i] = mean[i];
+            out.comp[c + i] = comp[i];
+            out.m2[c + i] = m2[i];
         }
     }
 }
@@ -90,8 +90,8 @@ INLINE void FN(short_dots)(fn_tile dy, fn_tile x, ptrdiff_t r, ptrdiff_t last, p
         const vec mean = FN(param_splat)(p->mean, row, 0), rstd = FN(param_splat)(p->rstd, row, 1);
         const vec weight = FN(param_splat)(p->weight, row, 1);
         vec v[U] = {{0}}, d[U] = {{0}}, e[U] = {{0}};
-        FN(short_row)(dy.base + row * dy.step, n, V, 0, d);
-        FN(short_row)(x.base + row * x.step, n, V, 0, v);
+        FN(short_row)(dy.base + row * dy.step, n, V, d);
+        FN(short_row)(x.base + row * x.step, n, V, v);
         UNROLL for (int u = 0; u < U; u++) {
             if (u >= V) continue;
             const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;

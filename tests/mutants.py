@@ -46,7 +46,7 @@ MUTANTS = {  # name: (file, text, what stands there instead)
     "a missing centre correction of whole rows": ("src/slices_tmpl.c", "c = fn_moved(gx, s, g) * share;", "c = gx * share;"),
     "a missing centre correction of single rows": ("src/slices_tmpl.c", "c = fn_moved(gx[i], s, g[i]) * share;", "c = gx[i] * share;"),
     "a short row's tail let in": ("src/short_tmpl.c", "(vec)((ivec)d[u] & inside)", "d[u]"),
-    "the last short rows taken for each other": ("src/short_tmpl.c", "(i < left ? i : left - 1)", "(left - 1)"),
+    "the last short rows taken for each other": ("src/short_tmpl.c", "(c + i < cells ? c + i : cells - 1)", "(cells - 1)"),
     "short rows of a wrong mean": ("src/short_tmpl.c", "const ptrdiff_t row = r + i < last ? r + i : last;\n        const A *weights", "const ptrdiff_t row = r;\n        const A *weights"),
     "units abreast share their sums": ("src/backward.c", "fn_sums_of_block(b, &u[j].unit, c, i, &u[j], w);", "fn_sums_of_block(b, &u[j].unit, c, i, &u[0], w);"),
     "units abreast share their statistics": ("src/forward.c", "settle_unit(f, &u[j].unit, &u[j], w);", "settle_unit(f, &u[j].unit, &u[0], w);"),
