@@ -125,15 +125,16 @@ INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
 
 static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
                              ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out) {
-    if (rows == 1 && !mask.base && centre != FN_MEAN && n <= LANES) {
-        FN(short_cells)(x.base, cell_step, cells, n, centre, out);
-        return;
+    ptrdiff_t first = 0;
+    if (rows == 1 && !mask.base && n < 2 * LANES) {
+        first = FN(short_cells)(x.base, cell_step, cells, n, centre != 0, out);
+        x.base += first * cell_step;
     }
     double count, mean, comp, m2, low, none_low = 0;
     const fn_moments more = {&count, &mean, &comp, &m2, &none_low};
     const fn_tile none = {0};
     const ptrdiff_t fit = FN_BLOCK_BYTES / (n * (ptrdiff_t)sizeof(A)), most = rows <= fit || fit < 1 ? rows : fit;
-    for (ptrdiff_t c = 0; c < cells; c++) {
+    for (ptrdiff_t c = first; c < cells; c++) {
         low = 0;
         for (ptrdiff_t r = 0; r < rows; r += most) { /* so many as one accumulation may span */
             const fn_tile from = fn_tile_from(x, r), inside = fn_tile_from(mask, r);
@@ -197,9 +198,8 @@ static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
                           fn_sums out) {
     const int weight_along = p->weight.a && p->weight.along, along = p->mean.a && p->mean.along;
     const int shifted = p->shift.a != NULL;
-    const int is_short = n <= LANES && x.base && !mask.base && !along && !shifted;
-    if (is_short) FN(short_dots_rows)(dy, x, rows, n, p, out);
-    for (ptrdiff_t r = 0; !is_short && r < rows; r++) {
+    const int is_short = n < 2 * LANES && x.base && !mask.base && !along && !shifted;
+    for (ptrdiff_t r = is_short ? FN(short_dots_rows)(dy, x, rows, n, p, out) : 0; r < rows; r++) {
         const char *g = dy.base + r * dy.step, *v = x.base ? x.base + r * x.step : NULL;
         const uint8_t *m = FN(mask_row)(mask, r);
         const A deviations = p->mean.a && !along ? *FN(param_row)(p->mean, r) * *FN(param_row)(p->rstd, r) : 0;
