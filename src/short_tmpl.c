@@ -17,7 +17,7 @@ INLINE vec FN(short_folded)(const vec d[FN(MOST_V)], int V, ivec inside) {
         t[u] = u + 1 < V ? d[u] : u < V ? (vec)((ivec)d[u] & inside) : (vec){0};
         if (U + u < V) t[u] += U + u + 1 < V ? d[U + u] : (vec)((ivec)d[U + u] & inside);
     }
-    t[0] += (vec){0}; /* -0 to 0, as where 0 is what is added to */
+    if (V >= U) t[0] += (vec){0}; /* -0 to 0, as where 0 is what is added to */
     return FN(folded)(t);
 }
 INLINE vf64x4 FN(wide)(FOUR a) { return __builtin_convertvector(a, vf64x4); }
