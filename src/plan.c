@@ -3,8 +3,17 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Rows this short waste most of a vector and of the sum tree; as columns they fill both. */
-enum { FOLD_BYTES = 512, FOLD_ROWS = 8 };
+/* Rows this short waste most of a vector and of the sum tree; as columns they fill both. Those of two cache lines and more
+ * waste less than sums of columns cost, while there are so few of a slice that slices can be taken side by side. Where
+ * they cannot, because more than one axis is kept, the walk from slice to slice costs more than a few tiny rows do. */
+enum {
+    FOLD_BYTES = 512,
+    FOLD_ROWS = 8,
+    LONGER_BYTES = 128,
+    FOLD_LONGER_ROWS = 65,
+    TINY_BYTES = 32,
+    FOLD_TINY_ROWS = 2,
+};
 
 static int merges(const fn_axis *outer, const fn_axis *inner, int first, int last) {
     for (int o = first; o <= last; o++)
@@ -52,13 +61,20 @@ static int foldable(const fn_axis *axes, int naxes, ptrdiff_t size) {
     if (!inner->reduced || kept->reduced || inner->len * size >= FOLD_BYTES) return 0;
     if (!merges(kept, inner, FN_X, FN_MASK)) return 0;
     ptrdiff_t rows = 1;
+    int apart = 0;
     for (int i = 0; i < naxes - 2; i++)
-        if (axes[i].reduced) {
+        if (!axes[i].reduced) {
+            apart = 1;
+        } else {
             rows *= axes[i].len;
             for (int o = FN_WEIGHT; o < FN_NOPERANDS; o++)
                 if (axes[i].stride[o]) return 0;
         }
-    return rows >= FOLD_ROWS;
+    const ptrdiff_t compute = size < (ptrdiff_t)sizeof(float) ? (ptrdiff_t)sizeof(float) : size;
+    const ptrdiff_t inputs = 1 + (inner->stride[FN_X] && inner->stride[FN_DY]);
+    const ptrdiff_t bytes = inner->len * compute;
+    if (apart) return rows >= (bytes <= TINY_BYTES ? FOLD_TINY_ROWS : FOLD_ROWS);
+    return rows >= (bytes < LONGER_BYTES ? FOLD_ROWS : FOLD_LONGER_ROWS / inputs);
 }
 
 /* the kept ones first, each kind in its order; returns how many those are */

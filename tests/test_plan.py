@@ -127,6 +127,8 @@ def along(x, *axes):
 GROUPS_FIRST = NCHW.reshape(N, G, C // G, H, W)
 GROUPS_LAST = NHWC.reshape(N, H, W, G, C // G)
 PIXELS = np.empty((N, C, 3, 2), np.float32)
+SEVENS = np.empty((70, C, 7, 7), np.float32)
+GROUPS_OF_FOUR = np.empty((2, 3, 2, 4), np.float32)  # (N, S, G, C / G)
 SEQUENCE = np.empty((7, 5, 64), np.float32)
 
 # x, reduced, the axes of a weight; columns?, inner, fold, kept and reduced lengths
@@ -142,6 +144,8 @@ STANDARD = {
     "batch (N, C)": (np.empty((20, 10), np.float32), {0}, (1,), True, 10, 1, [], [20]),
     "batch NCHW": (NCHW, {0, 2, 3}, (1,), False, H * W, 1, [C], [N]),
     "batch NCHW, few pixels": (PIXELS, {0, 2, 3}, (1,), True, C, 6, [], [N]),
+    "batch NCHW, 7 x 7": (SEVENS[:32], {0, 2, 3}, (1,), False, 49, 1, [C], [32]),
+    "batch NCHW, 7 x 7, many samples": (SEVENS, {0, 2, 3}, (1,), True, C, 49, [], [70]),
     "batch NCHW, few pixels and samples": (PIXELS[:7], {0, 2, 3}, (1,), False, 6, 1, [C], [7]),
     "batch NHWC": (NHWC, {0, 1, 2}, (3,), True, C, 1, [], [N * H * W]),
     "batch, channels-last view": (NHWC.transpose(0, 3, 1, 2), {0, 2, 3}, (1,), True, C, 1, [], [N * H * W]),
@@ -151,6 +155,7 @@ STANDARD = {
     "group NCHW": (GROUPS_FIRST, {2, 3, 4}, None, False, C // G * H * W, 1, [N * G], []),
     "group NCHW, weight": (GROUPS_FIRST, {2, 3, 4}, (1, 2), False, H * W, 1, [N, G], [C // G]),
     "group NHWC, weight": (GROUPS_LAST, {1, 2, 4}, (3, 4), True, G, C // G, [N], [H * W]),
+    "group NHWC, weight, few channels": (GROUPS_OF_FOUR, {1, 3}, (2, 3), True, 2, 4, [2], [3]),
     "weight norm": (NCHW, {1, 2, 3}, (0,), False, C * H * W, 1, [N], []),
     "padded rows": (np.empty((7, 5, 80), np.float32)[..., :64], {2}, (2,), False, 64, 1, [35], []),
     "one element": (np.empty((1, 1), np.float32), {0}, (1,), False, 1, 1, [], []),
@@ -177,6 +182,13 @@ def test_standard_layouts(name, backwards):
         p = check_plan(axes, FLOAT.itemsize)
     lengths = p["inner"][0], p["fold"][0], [n for n, _, _ in p["kept"]], [n for n, _, _ in p["reduced"]]
     assert (p["cols"], *lengths) == (cols, inner, fold, kept, rest)
+
+
+def test_long_rows_of_two_inputs_fold_sooner():
+    # sums of rows are the backward's: columns spare them
+    x = SEVENS[:40]
+    assert plan(axes_of(x, {0, 2, 3}, dy=x), FLOAT.itemsize)["cols"]
+    assert not plan(axes_of(x, {0, 2, 3}), FLOAT.itemsize)["cols"]
 
 
 def test_the_most_dimensions():
