@@ -90,6 +90,7 @@ static ptrdiff_t FN(close_columns)(ptrdiff_t n, int centre, const A *c, const A 
 
 static void FN(moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
                              fn_moments out) {
+    if (FN(moments_narrow)(x, mask, rows, n, centre, out)) return;
     A *c = work, *s = c + n, *q = s + n, *m = q + n;
     memset(c, 0, 3 * (size_t)n * sizeof(A));
     if (mask.base) {
@@ -166,6 +167,11 @@ static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
     const int has_x = x.base != NULL, along = has_x && p->mean.a && p->mean.along;
     const int weight_along = p->weight.a && p->weight.along, shifted = p->shift.a != NULL;
     const int together = !mask.base && !weight_along && has_x;
+    const ptrdiff_t done = FN(dots_narrow)(dy, x, mask, rows, n, p, out);
+    dy = fn_tile_from(dy, done);
+    x = fn_tile_from(x, done);
+    mask = fn_tile_from(mask, done);
+    rows -= done;
     A *sg = work, *sgx = sg + n, *sx = sgx + n;
     memset(work, 0, 3 * (size_t)n * sizeof(A));
     ptrdiff_t r = 0;

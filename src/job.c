@@ -88,6 +88,19 @@ static int is_interleaved(const fn_job *job) {
     return !(job->dweight && !slices->stride[FN_DWEIGHT]) && !(job->dbias && !slices->stride[FN_DBIAS]);
 }
 
+/* so many rows of columns are taken as one */
+static ptrdiff_t rows_in_one(const fn_job *job) {
+    const fn_plan *plan = &job->plan;
+    const fn_axis *rows = plan->nreduced ? &plan->reduced[plan->nreduced - 1] : &plan->inner;
+    const int operands[] = {FN_X, FN_DY, FN_MASK};
+    for (int i = 0; i < 3; i++) {
+        const int o = operands[i];
+        const ptrdiff_t size = o == FN_MASK ? 1 : (ptrdiff_t)job->verbs->size;
+        if (job->data[o] && (!fn_tile_adjacent(job, o) || rows->stride[o] != plan->n * size)) return 1;
+    }
+    return fn_rows_in_one(plan->n * (ptrdiff_t)job->verbs->compute_size);
+}
+
 fn_cut fn_cut_make(const fn_job *job) {
     const fn_plan *plan = &job->plan;
     const ptrdiff_t size = (ptrdiff_t)job->verbs->size, compute = (ptrdiff_t)job->verbs->compute_size;
@@ -132,7 +145,8 @@ fn_cut fn_cut_make(const fn_job *job) {
         cut.strips = ceil_div(n, cut.strip);
         cut.slots = cut.strip;
         cut.split = cut.strip;
-        cut.block_rows = even(cut.run, max(16, min(FN_BLOCK_ROWS, COLS_BLOCK_BYTES / (cut.strip * size))));
+        cut.block_rows =
+            even(cut.run, max(16, min(FN_BLOCK_ROWS * rows_in_one(job), COLS_BLOCK_BYTES / (cut.strip * size))));
     } else if (n * compute > FN_BLOCK_BYTES) {
         const ptrdiff_t lanes = 128 / compute;
         cut.split = ceil_div(even(n, FN_BLOCK_BYTES / compute), lanes) * lanes;

@@ -15,6 +15,13 @@ enum fn_dtype { FN_F32, FN_F64, FN_F16, FN_BF16, FN_NDTYPES };
 /* Bytes of rows and elements of one block: what one float accumulation may span before it is carried in double. */
 enum { FN_BLOCK_BYTES = 16384, FN_BLOCK_ROWS = 128 };
 
+/* Rows of fewer bytes of A than FN_NARROW_BYTES that adjoin, and are reduced down their columns, are taken so many as one of
+ * FN_WIDE_BYTES at most; a block may have so many times the rows. */
+enum { FN_NARROW_BYTES = 128, FN_WIDE_BYTES = 512 };
+static inline ptrdiff_t fn_rows_in_one(ptrdiff_t row_bytes) {
+    return row_bytes < FN_NARROW_BYTES ? FN_WIDE_BYTES / row_bytes : 1;
+}
+
 /* A tile in memory: element (r, j) stands at base + r * step + j * sizeof(T). base NULL: there is none. */
 typedef struct {
     const char *base;

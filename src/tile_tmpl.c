@@ -69,7 +69,7 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
     const int steady = !(weight_along && p->weight.step) && !(bias_along && p->bias.step);
     const int both = weight_along && bias_along, neither = !weight_along && !bias_along;
     const int compensated = prescaled || FN(any_comp)(p, rows, n), past = FN(way_past)(p->past, y, rows, n);
-    ptrdiff_t r = 0;
+    ptrdiff_t r = FN(apply_narrow)(x, y, rows, n, p);
     if (prescaled && along)
         APPLY_EACH(1, 1, 1, weight_along, bias_along);
     else if (prescaled)
@@ -229,7 +229,7 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
     const fn_tile none = {0};
     const int weight_along = p->weight.a && p->weight.along, has_x = x.base != NULL, along = p->rstd.along;
     const int past = FN(way_past)(p->past, dx, rows, n);
-    ptrdiff_t r = 0;
+    ptrdiff_t r = FN(combine_narrow)(dy, x, mask, dx, rows, n, p);
 #define COMBINE_TOGETHER(R, weight_along)                                                                              \
     for (; r + R <= rows; r += R) FN(combine_rows)(dy, x, none, dx, r, R, n, p, past, 1, 1, 1, weight_along)
     if (!mask.base && has_x && along && !(weight_along && p->weight.step)) {

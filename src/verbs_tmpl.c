@@ -6,6 +6,7 @@
 #include "lanes.h"
 #include "resum_tmpl.c"
 #include "short_tmpl.c"
+#include "narrow_tmpl.c"
 #include "rows_tmpl.c"
 #include "cols_tmpl.c"
 #include "tile_tmpl.c"

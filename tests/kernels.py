@@ -19,6 +19,8 @@ WIDE = np.longdouble  # of the oracle; where it is no wider than float64 the bou
 # every length up to 200, and lane multiples with their neighbours beyond that
 LENGTHS = [*range(1, 201), *(m + d for m in (224, 256, 512, 1024) for d in (-1, 0, 1))]
 ROWS = [1, 2, 3, 4, 8, 9, 17]
+NARROW = [1, 2, 3, 4, 5, 7, 8, 11, 15, 16, 19, 31]  # columns of which so many rows make a wide one:
+MANY_ROWS = [47, 48, 49, 100, 257, 1000]
 GUARD = 64
 
 
@@ -193,6 +195,16 @@ def cases(lengths=LENGTHS, rows=ROWS, each=2):
         for _ in range(each):
             i = next(turn)
             yield rows[i % len(rows)], n, LAYOUTS[i % len(LAYOUTS)]
+
+
+def column_cases(each=2):
+    """(rows, n, layout, another layout that gives the same bits): tiles that reduce down their columns. Few
+    columns of many rows add up wide rows where rows adjoin, else one row after the other.
+    """
+    for rows, n, layout in cases(each=each):
+        yield rows, n, layout, LAYOUTS[0]
+    for rows, n, layout in cases(NARROW, MANY_ROWS, each=3 * each):
+        yield rows, n, layout, LAYOUTS[0] if layout.pad == 0 and not layout.backwards else LAYOUTS[1]
 
 
 # ---- calls -------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from kernels import (
     assert_same_bits,
     assert_within,
     cases,
+    column_cases,
     finish,
     hide,
     make_mask,
@@ -110,7 +111,7 @@ def test_moments_of_rows(tier, kind, rng):
 @each_tier
 def test_moments_of_columns(tier, kind, rng):
     verbs, baseline = kind.verbs(tier), kind.verbs("baseline")
-    for i, (rows, n, layout) in enumerate(cases()):
+    for i, (rows, n, layout, other) in enumerate(column_cases()):
         x = make_values(rng, (rows, n), kind, *VALUES[i % 5])
         masks = None, make_mask(rng, x.shape)
         for mask, centre in product(masks, (True, False)):
@@ -119,7 +120,7 @@ def test_moments_of_columns(tier, kind, rng):
             if tier == "baseline":
                 check_moments(actual, shown.T, None if mask is None else mask.T, centre, rows, kind)
             else:
-                expected = moments_cols(baseline, shown, mask, centre, LAYOUTS[0])
+                expected = moments_cols(baseline, shown, mask, centre, other)
                 assert_all_same_bits(actual, expected, MOMENTS, f"{rows} x {n}")
 
 
@@ -223,7 +224,8 @@ def test_dots(tier, columns, kind, rng):
     verbs, baseline = kind.verbs(tier), kind.verbs("baseline")
     forms = list(product(("one", "by row", "along"), Param.FORMS, (True, False)))
     axis = 0 if columns else 1
-    for i, (rows, n, layout) in enumerate(cases(each=4)):
+    tiles = column_cases(each=4) if columns else ((*case, LAYOUTS[0]) for case in cases(each=4))
+    for i, (rows, n, layout, other) in enumerate(tiles):
         statistics, weight, has_mask = forms[i % len(forms)]
         has_x = i % 7 > 0
         dy, x = make_values(rng, (rows, n), kind), make_values(rng, (rows, n), kind, 0.3)
@@ -244,7 +246,7 @@ def test_dots(tier, columns, kind, rng):
                 terms[2][is_centred(params, dy.shape, kind)] = 0
             check_dots(actual, start, terms, written, axis, steps, kind)
         else:
-            expected = dots(baseline, columns, dy, x, mask, params, LAYOUTS[0], before)
+            expected = dots(baseline, columns, dy, x, mask, params, other, before)
             assert_all_same_bits(actual, expected, ("g", "gx", "x"), f"{rows} x {n}")
 
 

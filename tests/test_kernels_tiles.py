@@ -15,7 +15,7 @@ from kernels import (
     assert_all_same_bits,
     assert_same_bits,
     assert_within,
-    cases,
+    column_cases,
     finish,
     make_mask,
     place,
@@ -60,7 +60,7 @@ def call(verbs, name, inputs, params, layout, in_place=None):
 def test_apply(tier, kind, rng):
     verbs, one, zero = kind.verbs(tier), kind.compute(1), kind.compute(0)
     forms = list(product(("along", "by row"), (False, True), Param.FORMS, Param.FORMS))
-    for i, (rows, n, layout) in enumerate(cases(each=4)):
+    for i, (rows, n, layout, _) in enumerate(column_cases(each=4)):
         statistics, prescaled, weight, bias = forms[i % len(forms)]
         x = with_specials(rng, (rows, n), kind)
         params = make_params(rng, ("mean", "comp", "rstd"), statistics, x.shape, kind)
@@ -85,7 +85,7 @@ def test_apply(tier, kind, rng):
 def test_combine(tier, kind, rng):
     verbs, one, zero = kind.verbs(tier), kind.compute(1), kind.compute(0)
     forms = list(product(("along", "by row"), Param.FORMS, (True, False, False)))
-    for i, (rows, n, layout) in enumerate(cases(each=4)):
+    for i, (rows, n, layout, _) in enumerate(column_cases(each=4)):
         statistics, weight, has_mask = forms[i % len(forms)]
         dy, x = with_specials(rng, (rows, n), kind), with_specials(rng, (rows, n), kind)
         x = None if i % 7 == 0 else x

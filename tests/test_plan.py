@@ -200,6 +200,7 @@ def test_the_most_dimensions():
 # ---- blocks ------------------------------------------------------------------------------------------------
 
 BLOCK_BYTES, BLOCK_ROWS = 16384, 128  # norm.h: what one accumulation may span
+NARROW_BYTES, WIDE_BYTES = 128, 512  # and below which width adjoining rows are taken several as a wide one
 
 
 def check_blocks(x, reduced, compute_size, backward):
@@ -211,10 +212,14 @@ def check_blocks(x, reduced, compute_size, backward):
     ])  # fmt: skip
     np.testing.assert_array_equal(np.sort(visited), np.sort(offsets(axes, "x")))
     cols = plan(axes, x.itemsize)["cols"]
-    for _, chunk, rows, width, *_ in c["blocks"]:
+    for _, chunk, rows, width, _, row_step, _ in c["blocks"]:
         assert 0 <= chunk < c["chunks"]
-        span = width * compute_size if c["many_rows"] else rows * (1 if cols else width * compute_size)
-        assert span <= (BLOCK_ROWS if cols else BLOCK_BYTES + 128)
+        row_bytes = width * compute_size
+        if cols:
+            narrow = row_bytes < NARROW_BYTES and row_step == width * x.itemsize
+            assert rows <= BLOCK_ROWS * (WIDE_BYTES // row_bytes if narrow else 1)
+        else:
+            assert row_bytes * (1 if c["many_rows"] else rows) <= BLOCK_BYTES + 128
     return c
 
 
