@@ -22,9 +22,10 @@ INLINE void FN(sweep_moments)(fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, p
     });
 }
 
-INLINE void FN(sweep_all_moments)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s, A *q) {
+static void FN(sweep_all_moments)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s, A *q) {
     const fn_tile none = {0};
-    ptrdiff_t r = 0;
+    const ptrdiff_t many = FN(rows_in_one)(rows, n);
+    ptrdiff_t r = many && !mask.base ? FN(moments_narrow)(x, rows, n, many, c, s, q) : 0;
     if (!mask.base)
         for (; r + FN(SWEEP) <= rows; r += FN(SWEEP)) FN(sweep_moments)(x, none, r, FN(SWEEP), n, c, s, q);
     for (; r < rows; r++) {
@@ -90,7 +91,6 @@ static ptrdiff_t FN(close_columns)(ptrdiff_t n, int centre, const A *c, const A 
 
 static void FN(moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
                              fn_moments out) {
-    if (FN(moments_narrow)(x, mask, rows, n, centre, out)) return;
     A *c = work, *s = c + n, *q = s + n, *m = q + n;
     memset(c, 0, 3 * (size_t)n * sizeof(A));
     if (mask.base) {
@@ -159,22 +159,15 @@ INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, in
 #define SWEEP_EACH(has_x, ...)                                                                                         \
     for (; r < rows; r++) FN(sweep_dots)(dy, x, mask, r, 1, n, p, has_x, __VA_ARGS__, sg, sgx, sx)
 
-/* along: the statistics vary by column, and are then the same for every row of the tile (their step is 0) */
-static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
-                          void *work, fn_sums out) {
+static void FN(sweep_all_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
+                               A *sg, A *sgx, A *sx) {
     enum { STEP = FN(SWEEP) / 2 };
     const fn_tile none = {0};
     const int has_x = x.base != NULL, along = has_x && p->mean.a && p->mean.along;
     const int weight_along = p->weight.a && p->weight.along, shifted = p->shift.a != NULL;
     const int together = !mask.base && !weight_along && has_x;
-    const ptrdiff_t done = FN(dots_narrow)(dy, x, mask, rows, n, p, out);
-    dy = fn_tile_from(dy, done);
-    x = fn_tile_from(x, done);
-    mask = fn_tile_from(mask, done);
-    rows -= done;
-    A *sg = work, *sgx = sg + n, *sx = sgx + n;
-    memset(work, 0, 3 * (size_t)n * sizeof(A));
-    ptrdiff_t r = 0;
+    const ptrdiff_t many = FN(rows_in_one)(rows, n);
+    ptrdiff_t r = many && !mask.base ? FN(dots_narrow)(dy, x, rows, n, many, p, sg, sgx, sx) : 0;
     if (!has_x) {
         SWEEP_EACH(0, 0, weight_along, 0);
     } else if (along) {
@@ -185,10 +178,20 @@ static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
         if (together) SWEEP_TOGETHER(0, 0, shifted);
         SWEEP_EACH(1, 0, weight_along, shifted);
     }
+}
+#undef SWEEP_TOGETHER
+#undef SWEEP_EACH
+
+/* along: the statistics vary by column, and are then the same for every row of the tile (their step is 0) */
+static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
+                          void *work, fn_sums out) {
+    const fn_tile none = {0};
+    const int has_x = x.base != NULL, along = has_x && p->mean.a && p->mean.along;
+    A *sg = work, *sgx = sg + n, *sx = sgx + n;
+    memset(work, 0, 3 * (size_t)n * sizeof(A));
+    FN(sweep_all_dots)(dy, x, mask, rows, n, p, sg, sgx, sx);
     FN(add_cols)(dy, none, mask, rows, n, p, sg, out.g);
     if (has_x) FN(add_cols)(dy, x, mask, rows, n, p, sgx, out.gx);
     const A *mean = p->mean.a, *rstd = p->rstd.a;
     for (ptrdiff_t j = 0; along && j < n; j++) out.x[j] += FN(is_slight)(mean[j] * rstd[j]) ? 0 : (double)sx[j];
 }
-#undef SWEEP_TOGETHER
-#undef SWEEP_EACH

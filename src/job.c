@@ -15,9 +15,11 @@ enum {
     SLICE_BYTES = 65536,         /* of several rows: its x and dy stay in L2 between their two passes */
     BACKWARD_TILE_BYTES = 65536, /* and enough rows for the column sums of a parameter's gradient */
     TILE_ROWS = 128,
-    SUMMED_ROWS = 32,          /* the least of a chunk with column sums: then they are brought to a part's */
-    WHOLE_ROWS_BYTES = 131072, /* the same where the verb tiles the rows itself */
-    COLUMN_SUMS_ROW = 32768,   /* the longest row of column sums: four of them stay in cache */
+    SUMMED_ROWS = 32,           /* the least of a chunk with column sums: then they are brought to a part's */
+    WHOLE_ROWS_BYTES = 131072,  /* the same where the verb tiles the rows itself */
+    COLUMN_SUMS_ROW = 1 << 20,  /* the longest row of column sums: of a few the parts' sums stay in cache, */
+    COLUMN_SUMS_ALONE = 131072, /* and the longest one of less than COLUMN_SUMS_FEW, which threads could not share */
+    COLUMN_SUMS_FEW = 8,
     /* units abreast: their rows span RUN_BYTES at most; two of them and more stay in L2 between their passes, or where a unit
      * fills that, in the last cache; and a worker has some tasks, as the last one is waited for */
     RUN_BYTES = 32768,
@@ -92,13 +94,10 @@ static int is_interleaved(const fn_job *job) {
 static ptrdiff_t rows_in_one(const fn_job *job) {
     const fn_plan *plan = &job->plan;
     const fn_axis *rows = plan->nreduced ? &plan->reduced[plan->nreduced - 1] : &plan->inner;
-    const int operands[] = {FN_X, FN_DY, FN_MASK};
-    for (int i = 0; i < 3; i++) {
-        const int o = operands[i];
-        const ptrdiff_t size = o == FN_MASK ? 1 : (ptrdiff_t)job->verbs->size;
-        if (job->data[o] && (!fn_tile_adjacent(job, o) || rows->stride[o] != plan->n * size)) return 1;
-    }
-    return fn_rows_in_one(plan->n * (ptrdiff_t)job->verbs->compute_size);
+    const ptrdiff_t row_bytes = plan->n * (ptrdiff_t)job->verbs->size;
+    for (int o = FN_X; o <= FN_DY; o += FN_DY - FN_X)
+        if (job->data[o] && (!fn_tile_adjacent(job, o) || rows->stride[o] != row_bytes)) return 1;
+    return job->data[FN_MASK] ? 1 : fn_rows_in_one(plan->n * (ptrdiff_t)job->verbs->compute_size);
 }
 
 fn_cut fn_cut_make(const fn_job *job) {
@@ -107,7 +106,8 @@ fn_cut fn_cut_make(const fn_job *job) {
     const ptrdiff_t n = plan->n;
     fn_cut cut = {.strips = 1, .strip = n, .slots = 1, .splits = 1, .split = n};
 
-    const ptrdiff_t longest = job->column_sums ? COLUMN_SUMS_ROW : FN_BLOCK_BYTES;
+    const ptrdiff_t summed = plan->regions < COLUMN_SUMS_FEW ? COLUMN_SUMS_ALONE : COLUMN_SUMS_ROW;
+    const ptrdiff_t longest = job->column_sums ? summed : FN_BLOCK_BYTES;
     const ptrdiff_t per = job->per > 1 ? job->per : 1;
     cut.many_rows = per > 1 || (!plan->cols && plan->nreduced == 0 && n * compute <= longest);
     if (cut.many_rows) {

@@ -133,6 +133,13 @@ INLINE const A *FN(param_row)(fn_param p, ptrdiff_t r) { return (const A *)p.a +
 INLINE vec FN(param_splat)(fn_param p, ptrdiff_t r, A neutral) {
     return SPLAT(p.a && !p.along ? *FN(param_row)(p, r) : neutral);
 }
+/* a row's, from its element j on */
+INLINE fn_param FN(param_from)(fn_param p, ptrdiff_t r, ptrdiff_t j) {
+    return (fn_param){p.a ? FN(param_row)(p, r) + (p.along ? j : 0) : NULL, p.step, p.along};
+}
+INLINE fn_tile FN(tile_at)(fn_tile t, ptrdiff_t r, ptrdiff_t j, ptrdiff_t size) {
+    return (fn_tile){t.base ? t.base + r * t.step + j * size : NULL, t.step};
+}
 /* nothing is to be corrected for the rounding of a mean of 0 */
 INLINE int FN(is_slight)(A deviations) { return deviations == 0; }
 INLINE const uint8_t *FN(mask_row)(fn_tile mask, ptrdiff_t r) {

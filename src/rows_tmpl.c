@@ -194,12 +194,12 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
     if (has_x && !along) out.x[r] = slight ? 0 : (double)FN(tree)(sx);
 }
 
-static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
-                          fn_sums out) {
+/* rows r to before `rows`, one after the other */
+OUTLINE void FN(dots_each_row)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t n,
+                               const fn_dots *p, fn_sums out) {
     const int weight_along = p->weight.a && p->weight.along, along = p->mean.a && p->mean.along;
     const int shifted = p->shift.a != NULL;
-    const int is_short = n < 2 * LANES && x.base && !mask.base && !along && !shifted;
-    for (ptrdiff_t r = is_short ? FN(short_dots_rows)(dy, x, rows, n, p, out) : 0; r < rows; r++) {
+    for (; r < rows; r++) {
         const char *g = dy.base + r * dy.step, *v = x.base ? x.base + r * x.step : NULL;
         const uint8_t *m = FN(mask_row)(mask, r);
         const A deviations = p->mean.a && !along ? *FN(param_row)(p->mean, r) * *FN(param_row)(p->rstd, r) : 0;
@@ -219,6 +219,46 @@ static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
             weight_along ? DOTS_ROW(NULL, 1, 0, 1, 0) : DOTS_ROW(NULL, 1, 0, 0, 0);
 #undef DOTS_ROW
     }
+}
+
+static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
+                          fn_sums out);
+
+/* dots_rows of rows that are longer than one accumulation may span: piece by piece, added in double */
+static void FN(dots_long_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
+                               fn_sums out) {
+    const ptrdiff_t most = FN_BLOCK_BYTES / (ptrdiff_t)sizeof(A);
+    const int has_x = x.base != NULL, with_x = has_x && !(p->mean.a && p->mean.along);
+    for (ptrdiff_t r = 0; r < rows; r++) {
+        double g = 0, gx = 0, sx = 0, of[3] = {0};
+        for (ptrdiff_t at = 0; at < n; at += most) {
+            const fn_dots q = {.mean = FN(param_from)(p->mean, r, at),
+                               .rstd = FN(param_from)(p->rstd, r, at),
+                               .shift = FN(param_from)(p->shift, r, at),
+                               .weight = FN(param_from)(p->weight, r, at)};
+            FN(dots_rows)(FN(tile_at)(dy, r, at, sizeof(T)), FN(tile_at)(x, r, at, sizeof(T)),
+                          FN(tile_at)(mask, r, at, 1), 1, n - at < most ? n - at : most, &q,
+                          (fn_sums){of, of + 1, of + 2});
+            g += of[0];
+            gx += of[1];
+            sx += of[2];
+        }
+        out.g[r] = g;
+        if (has_x) out.gx[r] = gx;
+        if (with_x) out.x[r] = sx;
+    }
+}
+
+static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
+                          fn_sums out) {
+    if (n * (ptrdiff_t)sizeof(A) > FN_BLOCK_BYTES) {
+        FN(dots_long_rows)(dy, x, mask, rows, n, p, out);
+        return;
+    }
+    const int along = p->mean.a && p->mean.along;
+    const int is_short = n < 2 * LANES && x.base && !mask.base && !along && !p->shift.a;
+    const ptrdiff_t done = is_short ? FN(short_dots_rows)(dy, x, rows, n, p, out) : 0;
+    if (done < rows) FN(dots_each_row)(dy, x, mask, done, rows, n, p, out);
     int all = 1;
     for (ptrdiff_t r = 0; r < rows; r++) all &= out.g[r] - out.g[r] == 0;
     for (ptrdiff_t r = 0; x.base && r < rows; r++) all &= out.gx[r] - out.gx[r] == 0;

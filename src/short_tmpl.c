@@ -10,15 +10,19 @@ INLINE void FN(short_row)(const char *row, ptrdiff_t n, int V, vec v[FN(MOST_V)]
         if (u < V) v[u] = FN(fetch)(row, u * VL, u + 1 < V ? VL : n - u * VL, 0);
     }
 }
-/* the lanes as one vector (FN(folded)), those beyond the row's end left out */
+/* the lanes' sums over V vectors as one vector (FN(folded)) */
+INLINE vec FN(short_tree)(vec t[U], int V) {
+    if (V >= U) t[0] += (vec){0}; /* -0 to 0, as where 0 is what is added to */
+    return FN(folded)(t);
+}
+/* the same of the vectors themselves, without what stands beyond the row's end */
 INLINE vec FN(short_folded)(const vec d[FN(MOST_V)], int V, ivec inside) {
     vec t[U];
     UNROLL for (int u = 0; u < U; u++) {
         t[u] = u + 1 < V ? d[u] : u < V ? (vec)((ivec)d[u] & inside) : (vec){0};
         if (U + u < V) t[u] += U + u + 1 < V ? d[U + u] : (vec)((ivec)d[U + u] & inside);
     }
-    if (V >= U) t[0] += (vec){0}; /* -0 to 0, as where 0 is what is added to */
-    return FN(folded)(t);
+    return FN(short_tree)(t, V);
 }
 INLINE vf64x4 FN(wide)(FOUR a) { return __builtin_convertvector(a, vf64x4); }
 INLINE void FN(put_four)(double *to, vf64x4 v) { memcpy(to, &v, sizeof v); }
@@ -104,23 +108,31 @@ INLINE void FN(short_dots)(fn_tile dy, fn_tile x, ptrdiff_t r, ptrdiff_t n, int 
     vec of_g[4], of_gx[4], of_x[4];
     UNROLL for (int i = 0; i < 4; i++) {
         const ptrdiff_t row = r + i;
+        const char *dys = dy.base + row * dy.step, *xs = x.base + row * x.step;
         const A *weights = FN(param_row)(p->weight, row);
         const vec mean = FN(param_splat)(p->mean, row, 0), rstd = FN(param_splat)(p->rstd, row, 1);
         const vec weight = FN(param_splat)(p->weight, row, 1);
-        enum { MOST = FN(MOST_V) };
-        vec v[MOST] = {{0}}, d[MOST] = {{0}}, e[MOST] = {{0}};
-        FN(short_row)(dy.base + row * dy.step, n, V, d);
-        FN(short_row)(x.base + row * x.step, n, V, v);
-        UNROLL for (int u = 0; u < MOST; u++) {
+        vec tg[U] = {{0}}, tgx[U] = {{0}}, tx[U] = {{0}};
+        UNROLL for (int u = 0; u < FN(MOST_V); u++) {
             if (u >= V) continue;
-            const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
-            d[u] *= weight_along ? FN(fetch_a)(weights, at, k) : weight;
-            v[u] = (centred ? v[u] - mean : v[u]) * rstd;
-            e[u] = d[u] * v[u];
+            const int last = u + 1 == V;
+            const ptrdiff_t at = u * VL, k = last ? n - at : VL;
+            vec g = FN(fetch)(dys, at, k, 0) * (weight_along ? FN(fetch_a)(weights, at, k) : weight);
+            vec v = FN(fetch)(xs, at, k, 0), gx;
+            v = (centred ? v - mean : v) * rstd;
+            gx = g * v;
+            if (last) {
+                g = (vec)((ivec)g & inside);
+                gx = (vec)((ivec)gx & inside);
+                v = (vec)((ivec)v & inside);
+            }
+            tg[u % U] = u < U ? g : tg[u % U] + g;
+            tgx[u % U] = u < U ? gx : tgx[u % U] + gx;
+            if (centred) tx[u % U] = u < U ? v : tx[u % U] + v;
         }
-        of_g[i] = FN(short_folded)(d, V, inside);
-        of_gx[i] = FN(short_folded)(e, V, inside);
-        if (centred) of_x[i] = FN(short_folded)(v, V, inside);
+        of_g[i] = FN(short_tree)(tg, V);
+        of_gx[i] = FN(short_tree)(tgx, V);
+        if (centred) of_x[i] = FN(short_tree)(tx, V);
     }
     FN(put_four)(out.g + r, FN(wide)(SUMFOUR(of_g)));
     FN(put_four)(out.gx + r, FN(wide)(SUMFOUR(of_gx)));

@@ -69,7 +69,8 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
     const int steady = !(weight_along && p->weight.step) && !(bias_along && p->bias.step);
     const int both = weight_along && bias_along, neither = !weight_along && !bias_along;
     const int compensated = prescaled || FN(any_comp)(p, rows, n), past = FN(way_past)(p->past, y, rows, n);
-    ptrdiff_t r = FN(apply_narrow)(x, y, rows, n, p);
+    const ptrdiff_t many = FN(rows_in_one)(rows, n);
+    ptrdiff_t r = many ? FN(apply_narrow)(x, y, rows, n, many, p) : 0;
     if (prescaled && along)
         APPLY_EACH(1, 1, 1, weight_along, bias_along);
     else if (prescaled)
@@ -131,10 +132,7 @@ static ptrdiff_t FN(next_beyond)(const char *row, ptrdiff_t at, ptrdiff_t n, A l
     return n;
 }
 
-/* row r's from element j on */
-INLINE fn_param FN(param_from)(fn_param p, ptrdiff_t r, ptrdiff_t j) {
-    return (fn_param){p.a ? FN(param_row)(p, r) + (p.along ? j : 0) : NULL, p.step, p.along};
-}
+/* row r's parameters from element j on */
 INLINE fn_affine FN(affine_from)(const fn_affine *p, ptrdiff_t r, ptrdiff_t j) {
     return (fn_affine){.mean = FN(param_from)(p->mean, r, j),
                        .comp = FN(param_from)(p->comp, r, j),
@@ -229,7 +227,8 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
     const fn_tile none = {0};
     const int weight_along = p->weight.a && p->weight.along, has_x = x.base != NULL, along = p->rstd.along;
     const int past = FN(way_past)(p->past, dx, rows, n);
-    ptrdiff_t r = FN(combine_narrow)(dy, x, mask, dx, rows, n, p);
+    const ptrdiff_t many = FN(rows_in_one)(rows, n);
+    ptrdiff_t r = many && !mask.base ? FN(combine_narrow)(dy, x, dx, rows, n, many, p) : 0;
 #define COMBINE_TOGETHER(R, weight_along)                                                                              \
     for (; r + R <= rows; r += R) FN(combine_rows)(dy, x, none, dx, r, R, n, p, past, 1, 1, 1, weight_along)
     if (!mask.base && has_x && along && !(weight_along && p->weight.step)) {

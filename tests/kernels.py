@@ -4,7 +4,7 @@ Inputs lie in NaN, so that an element read beyond the tile shows in the result; 
 call, and everything around them must still be the same NaN after it.
 """
 
-from itertools import cycle
+from itertools import chain, cycle
 from math import prod
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ WIDE = np.longdouble  # of the oracle; where it is no wider than float64 the bou
 # every length up to 200, and lane multiples with their neighbours beyond that
 LENGTHS = [*range(1, 201), *(m + d for m in (224, 256, 512, 1024) for d in (-1, 0, 1))]
 ROWS = [1, 2, 3, 4, 8, 9, 17]
+LONG = [2047, 2049, 4096, 4097, 8195, 12289]  # around what one accumulation may span, and several of it
 NARROW = [1, 2, 3, 4, 5, 7, 8, 11, 15, 16, 19, 31]  # columns of which so many rows make a wide one:
 MANY_ROWS = [47, 48, 49, 100, 257, 1000]
 GUARD = 64
@@ -195,6 +196,12 @@ def cases(lengths=LENGTHS, rows=ROWS, each=2):
         for _ in range(each):
             i = next(turn)
             yield rows[i % len(rows)], n, LAYOUTS[i % len(LAYOUTS)]
+
+
+def row_cases(each=2):
+    """The same with long rows, and how the same bits may lie."""
+    for rows, n, layout in chain(cases(each=each), cases(LONG, [1, 3], each)):
+        yield rows, n, layout, LAYOUTS[0]
 
 
 def column_cases(each=2):

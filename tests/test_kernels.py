@@ -24,6 +24,7 @@ from kernels import (
     make_values,
     place,
     results,
+    row_cases,
     views,
     work_array,
 )
@@ -224,8 +225,8 @@ def test_dots(tier, columns, kind, rng):
     verbs, baseline = kind.verbs(tier), kind.verbs("baseline")
     forms = list(product(("one", "by row", "along"), Param.FORMS, (True, False)))
     axis = 0 if columns else 1
-    tiles = column_cases(each=4) if columns else ((*case, LAYOUTS[0]) for case in cases(each=4))
-    for i, (rows, n, layout, other) in enumerate(tiles):
+    tiles = column_cases if columns else row_cases
+    for i, (rows, n, layout, other) in enumerate(tiles(each=4)):
         statistics, weight, has_mask = forms[i % len(forms)]
         has_x = i % 7 > 0
         dy, x = make_values(rng, (rows, n), kind), make_values(rng, (rows, n), kind, 0.3)

@@ -17,6 +17,8 @@ net, h = nn.LSTM(8, 16, norm="layer", rng=0), np.ones((5, 3, 16), np.float32)
 def calls(dtype):
     x, dy = rng.standard_normal((2, 64, 48)).astype(dtype)
     image, weight, mask = x.reshape(4, 8, 4, 24), np.ones(48, dtype), rng.random(x.shape) < 0.9
+    few = x.reshape(-1, 3)
+    narrow = fastnorm.batch_norm(few, return_stats=True)[1]
     layer = fastnorm.layer_norm(x, weight, weight, return_stats=True)[1]
     batch = fastnorm.batch_norm(x, weight, weight, return_stats=True)[1]
     group = fastnorm.group_norm(image, 2, return_stats=True)[1]
@@ -26,6 +28,8 @@ def calls(dtype):
         lambda: fastnorm.layer_norm_backward(dy, x, layer, weight),
         lambda: fastnorm.batch_norm(x, weight, weight),
         lambda: fastnorm.batch_norm_backward(dy, x, batch, weight),
+        lambda: fastnorm.batch_norm(few, weight[:3], weight[:3]),
+        lambda: fastnorm.batch_norm_backward(dy.reshape(-1, 3), few, narrow, weight[:3]),
         lambda: fastnorm.group_norm(image, 2, weight[:8]),
         lambda: fastnorm.group_norm_backward(dy.reshape(image.shape), image, group, 2, weight[:8]),
         lambda: fastnorm.weight_norm_backward(dy, x, weight[:1].repeat(64)),
