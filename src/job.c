@@ -32,9 +32,11 @@ enum {
     INTERLEAVED_BYTES = 65536,
     INTERLEAVED_SHARE = 16,
     INTERLEAVED_L2_BYTES = 524288,
-    /* The least arrays together of which the result goes past the caches: nearly as large as a usual last one, and more where
-     * several threads may each have one. */
+    /* The least arrays together of which the result goes past the caches: nearly as large as a usual last one; less where two
+     * of three are read, so that the result takes the place of what is still to be read; more where several threads may
+     * each have a cache. */
     PAST_BYTES = 24 << 20,
+    PAST_OF_THREE_BYTES = 16 << 20,
     PAST_SHARED_BYTES = 32 << 20,
 };
 
@@ -263,7 +265,8 @@ size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand) {
 int fn_goes_past(const fn_job *job) {
     const ptrdiff_t elements = job->plan.regions * job->plan.rows * job->plan.n;
     const ptrdiff_t arrays = 1 + (job->data[FN_X] != NULL) + (job->data[FN_DY] != NULL);
-    const ptrdiff_t least = job->threads > 1 ? PAST_SHARED_BYTES : PAST_BYTES;
+    const ptrdiff_t alone = arrays == 3 ? PAST_OF_THREE_BYTES : PAST_BYTES;
+    const ptrdiff_t least = job->threads > 1 ? PAST_SHARED_BYTES : alone;
     const char *y = job->data[FN_Y];
     return y && elements >= least / (arrays * (ptrdiff_t)job->verbs->size) && fn_tile_adjacent(job, FN_Y) &&
            y != job->data[FN_X] && y != job->data[FN_DY];

@@ -126,7 +126,7 @@ INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
 static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
                              ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out) {
     ptrdiff_t first = 0;
-    if (rows == 1 && !mask.base && n < 2 * LANES) {
+    if (rows == 1 && !mask.base && (centre ? n < 2 * LANES : n <= 2 * LANES)) { /* from there on the mean is sampled */
         first = FN(short_cells)(x.base, cell_step, cells, n, centre != 0, out);
         x.base += first * cell_step;
     }
@@ -256,7 +256,7 @@ static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
         return;
     }
     const int along = p->mean.a && p->mean.along;
-    const int is_short = n < 2 * LANES && x.base && !mask.base && !along && !p->shift.a;
+    const int is_short = n <= 2 * LANES && x.base && !mask.base && !along && !p->shift.a;
     const ptrdiff_t done = is_short ? FN(short_dots_rows)(dy, x, rows, n, p, out) : 0;
     if (done < rows) FN(dots_each_row)(dy, x, mask, done, rows, n, p, out);
     int all = 1;

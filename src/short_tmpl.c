@@ -1,4 +1,4 @@
-/* Rows of less than twice as many elements as there are virtual lanes, four at a time: they stay in registers between their
+/* Rows of up to twice as many elements as there are virtual lanes, four at a time: they stay in registers between their
  * passes, and their trees, for which a row by itself would wait, grow together. The same bits as row by row. Written once
  * in T. */
 
