@@ -233,26 +233,37 @@ static void settle_rows(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t
     }
 }
 
-/* each column a slice whose elements all count and are not weighed; the parameters are others' matter */
+/* Each column a slice whose elements all count: as in settle_cols and fn_scalars_of. The shifts take the place of x. */
 #define SETTLE(A)                                                                                                      \
     do {                                                                                                               \
+        const A one = 1, *weight = weights ? (const A *)weights : &one;                                                \
+        const ptrdiff_t step = weights ? plan->inner.stride[FN_WEIGHT] / (ptrdiff_t)sizeof(A) : 0;                     \
         A *restrict shift = u->shift, *restrict c1 = u->c1, *restrict c2 = u->c2;                                      \
         for (ptrdiff_t i = 0; i < n; i++) {                                                                            \
-            const double s = moved ? x[i] * share : 0, c = scale ? fn_moved(gx[i], s, g[i]) * share : 0;               \
+            const double w = (double)weight[i * step], of_g = 0 + w * g[i], of_gx = 0 + w * gx[i];                     \
+            const double s = moved ? x[i] / count : 0, c = scale ? fn_moved(of_gx, s, of_g) / count : 0;               \
+            x[i] = s;                                                                                                  \
             shift[i] = (A)s;                                                                                           \
             c2[i] = (A)c;                                                                                              \
-            c1[i] = (A)((centre ? g[i] * share : 0) - (scale ? s * c : 0)); /* as in fn_scalars_of */                  \
+            c1[i] = (A)((centre ? of_g / count : 0) - (scale ? s * c : 0));                                            \
         }                                                                                                              \
     } while (0)
-static void settle_plain_cols(const fn_backward_job *b, ptrdiff_t n, fn_unit_sums *u) {
+static void settle_plain_cols(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u) {
     const fn_job *job = b->job;
-    const double *restrict g = u->chunk.g, *restrict gx = u->chunk.gx, *restrict x = u->chunk.x;
-    const double share = 1 / (double)job->plan.count;
+    const fn_plan *plan = &job->plan;
+    const ptrdiff_t n = unit->width;
+    const int by_column = !b->weighted && job->data[FN_WEIGHT];
+    const char *weights = by_column ? job->data[FN_WEIGHT] + unit->offset[FN_WEIGHT] : NULL;
+    double *restrict g = u->chunk.g, *restrict gx = u->chunk.gx, *restrict x = u->chunk.x;
+    const double count = (double)plan->count;
     const int centre = job->centre, scale = job->scale, moved = centre && b->has_x;
     if (job->verbs->compute_size == sizeof(double))
         SETTLE(double);
     else
         SETTLE(float);
+    if (!b->from_sums) return;
+    for (ptrdiff_t i = 0; i < n; i++) gx[i] = fn_moved(gx[i], x[i], g[i]);
+    fn_add_rows(b, part, unit->offset, &plan->inner, n, u->chunk);
 }
 #undef SETTLE
 
@@ -261,8 +272,8 @@ static void settle_cols(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t
     const fn_plan *plan = &job->plan;
     const ptrdiff_t fold = plan->fold.len;
     const int by_column = !b->weighted && job->data[FN_WEIGHT];
-    if (fold == 1 && !by_column && !b->from_sums && !u->count && !job->given) {
-        settle_plain_cols(b, unit->width, u);
+    if (fold == 1 && !u->count && !job->given) {
+        settle_plain_cols(b, unit, part, u);
         return;
     }
     for (ptrdiff_t i = 0; i < unit->slices; i++) {
