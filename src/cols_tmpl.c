@@ -24,16 +24,18 @@ INLINE void FN(sweep_moments)(fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, p
 
 static void FN(sweep_all_moments)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s, A *q) {
     const fn_tile none = {0};
-    const ptrdiff_t many = FN(rows_in_one)(rows, n);
-    ptrdiff_t r = many && !mask.base ? FN(moments_narrow)(x, rows, n, many, c, s, q) : 0;
+    const ptrdiff_t many = !mask.base && FN(adjoins)(x, n, sizeof(T)) ? FN(rows_in_one)(rows, n) : 0;
+    const ptrdiff_t single = many ? rows % many : rows; /* these first, while the sums are small */
+    ptrdiff_t r = 0;
     if (!mask.base)
-        for (; r + FN(SWEEP) <= rows; r += FN(SWEEP)) FN(sweep_moments)(x, none, r, FN(SWEEP), n, c, s, q);
-    for (; r < rows; r++) {
+        for (; r + FN(SWEEP) <= single; r += FN(SWEEP)) FN(sweep_moments)(x, none, r, FN(SWEEP), n, c, s, q);
+    for (; r < single; r++) {
         if (mask.base)
             FN(sweep_moments)(x, mask, r, 1, n, c, s, q);
         else
             FN(sweep_moments)(x, none, r, 1, n, c, s, q);
     }
+    if (many) FN(moments_narrow)(fn_tile_from(x, single), rows - single, n, many, c, s, q);
 }
 
 /* count and first element of each column, through the mask */
@@ -155,9 +157,9 @@ INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, in
 }
 
 #define SWEEP_TOGETHER(...)                                                                                            \
-    for (; r + STEP <= rows; r += STEP) FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, __VA_ARGS__, sg, sgx, sx)
+    for (; r + STEP <= single; r += STEP) FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, __VA_ARGS__, sg, sgx, sx)
 #define SWEEP_EACH(has_x, ...)                                                                                         \
-    for (; r < rows; r++) FN(sweep_dots)(dy, x, mask, r, 1, n, p, has_x, __VA_ARGS__, sg, sgx, sx)
+    for (; r < single; r++) FN(sweep_dots)(dy, x, mask, r, 1, n, p, has_x, __VA_ARGS__, sg, sgx, sx)
 
 static void FN(sweep_all_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
                                A *sg, A *sgx, A *sx) {
@@ -166,8 +168,9 @@ static void FN(sweep_all_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t ro
     const int has_x = x.base != NULL, along = has_x && p->mean.a && p->mean.along;
     const int weight_along = p->weight.a && p->weight.along, shifted = p->shift.a != NULL;
     const int together = !mask.base && !weight_along && has_x;
-    const ptrdiff_t many = FN(rows_in_one)(rows, n);
-    ptrdiff_t r = many && !mask.base ? FN(dots_narrow)(dy, x, rows, n, many, p, sg, sgx, sx) : 0;
+    const ptrdiff_t many = FN(dots_widen)(dy, x, mask, n, p) ? FN(rows_in_one)(rows, n) : 0;
+    const ptrdiff_t single = many ? rows % many : rows; /* these first, while the sums are small */
+    ptrdiff_t r = 0;
     if (!has_x) {
         SWEEP_EACH(0, 0, weight_along, 0);
     } else if (along) {
@@ -178,6 +181,8 @@ static void FN(sweep_all_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t ro
         if (together) SWEEP_TOGETHER(0, 0, shifted);
         SWEEP_EACH(1, 0, weight_along, shifted);
     }
+    if (many)
+        FN(dots_narrow)(fn_tile_from(dy, single), fn_tile_from(x, single), rows - single, n, many, p, sg, sgx, sx);
 }
 #undef SWEEP_TOGETHER
 #undef SWEEP_EACH

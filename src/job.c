@@ -15,10 +15,12 @@ enum {
     SLICE_BYTES = 65536,         /* of several rows: its x and dy stay in L2 between their two passes */
     BACKWARD_TILE_BYTES = 65536, /* and enough rows for the column sums of a parameter's gradient */
     TILE_ROWS = 128,
-    SUMMED_ROWS = 32,           /* the least of a chunk with column sums: then they are brought to a part's */
-    WHOLE_ROWS_BYTES = 131072,  /* the same where the verb tiles the rows itself */
-    COLUMN_SUMS_ROW = 1 << 20,  /* the longest row of column sums: of a few the parts' sums stay in cache, */
-    COLUMN_SUMS_ALONE = 131072, /* and the longest one of less than COLUMN_SUMS_FEW, which threads could not share */
+    SUMMED_ROWS = 32,          /* the least of a chunk with column sums: then they are brought to a part's */
+    WHOLE_ROWS_BYTES = 131072, /* the same where the verb tiles the rows itself */
+    /* Rows with column sums have at most COLUMN_SUMS_ROW bytes, so that a part's sums stay in cache; if they are fewer than
+     * COLUMN_SUMS_FEW, which threads could hardly share, at most COLUMN_SUMS_ALONE. */
+    COLUMN_SUMS_ROW = 1 << 20,
+    COLUMN_SUMS_ALONE = 131072,
     COLUMN_SUMS_FEW = 8,
     /* units abreast: their rows span RUN_BYTES at most; two of them and more stay in L2 between their passes, or where a unit
      * fills that, in the last cache; and a worker has some tasks, as the last one is waited for */
@@ -43,7 +45,6 @@ enum {
 static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
-
 /* `len` cut into pieces of at most `most`, as even as can be */
 static ptrdiff_t even(ptrdiff_t len, ptrdiff_t most) { return ceil_div(len, ceil_div(len, max(most, 1))); }
 
@@ -92,14 +93,16 @@ static int is_interleaved(const fn_job *job) {
     return !(job->dweight && !slices->stride[FN_DWEIGHT]) && !(job->dbias && !slices->stride[FN_DBIAS]);
 }
 
-/* so many rows of columns are taken as one */
+/* So many rows of columns are taken as one. It must be 1 wherever the verbs that sum do not do so (narrow_tmpl.c): the blocks
+ * would be too long for one sum. */
 static ptrdiff_t rows_in_one(const fn_job *job) {
     const fn_plan *plan = &job->plan;
     const fn_axis *rows = plan->nreduced ? &plan->reduced[plan->nreduced - 1] : &plan->inner;
     const ptrdiff_t row_bytes = plan->n * (ptrdiff_t)job->verbs->size;
     for (int o = FN_X; o <= FN_DY; o += FN_DY - FN_X)
         if (job->data[o] && (!fn_tile_adjacent(job, o) || rows->stride[o] != row_bytes)) return 1;
-    return job->data[FN_MASK] ? 1 : fn_rows_in_one(plan->n * (ptrdiff_t)job->verbs->compute_size);
+    if (job->data[FN_MASK] || (job->data[FN_WEIGHT] && fn_down_rows(job, FN_WEIGHT))) return 1;
+    return fn_rows_in_one(plan->n * (ptrdiff_t)job->verbs->compute_size);
 }
 
 fn_cut fn_cut_make(const fn_job *job) {
@@ -150,8 +153,7 @@ fn_cut fn_cut_make(const fn_job *job) {
         cut.block_rows =
             even(cut.run, max(16, min(FN_BLOCK_ROWS * rows_in_one(job), COLS_BLOCK_BYTES / (cut.strip * size))));
     } else if (n * compute > FN_BLOCK_BYTES) {
-        const ptrdiff_t lanes = 128 / compute;
-        cut.split = ceil_div(even(n, FN_BLOCK_BYTES / compute), lanes) * lanes;
+        cut.split = fn_piece(n, compute);
         cut.splits = ceil_div(n, cut.split);
         cut.block_rows = 1;
     } else {

@@ -149,7 +149,7 @@ fn_param fn_param_at(const fn_job *job, const fn_cut *cut, int operand, const pt
 fn_param fn_param_by_row(const fn_job *job, const fn_cut *cut, int operand, const ptrdiff_t offset[FN_NOPERANDS],
                          ptrdiff_t width, void *columns);
 int fn_param_varies(const fn_job *job, int operand); /* along the row */
-int fn_down_rows(const fn_job *job, int operand);    /* whether any operand varies from row to row of a region */
+int fn_down_rows(const fn_job *job, int operand);    /* whether it varies from row to row of a region */
 
 static inline double fn_get(const fn_job *job, const void *a, ptrdiff_t i) {
     return job->verbs->compute_size == sizeof(double) ? ((const double *)a)[i] : (double)((const float *)a)[i];

@@ -1,11 +1,11 @@
 /* Columns that are too few to fill vectors: rows that adjoin are taken several as one wide row, in which each column stands
  * several times. The verbs on columns begin with these, and do what they leave. Written once in T; norm.c includes this
- * file once per dtype. A stack may be small: no verb calls one of these before it knows how many rows make a wide one. */
+ * file once per dtype. They are out of line, and called only where rows are
+ * widened, as their copies of parameters and sums take 3 KB of stack. */
 
 enum {
     FN(WIDE) = FN_WIDE_BYTES / (int)sizeof(A), /* elements of a wide row, at most */
-    FN(NARROW) = FN_NARROW_BYTES / (int)sizeof(A),
-    FN(WIDE_ROWS) = 24, /* the fewest that are worth their beginning and end */
+    FN(WIDE_ROWS) = 24,                        /* the fewest that are worth their beginning and end */
 };
 
 static void FN(sweep_all_moments)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s, A *q);
@@ -82,9 +82,8 @@ static void FN(add_narrow)(const A *wide, ptrdiff_t n, ptrdiff_t many, A *sums) 
     }
 }
 
-/* the sums of sweep_all_moments; returns how many rows are done */
-OUTLINE ptrdiff_t FN(moments_narrow)(fn_tile x, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t many, const A *c, A *s, A *q) {
-    if (!FN(adjoins)(x, n, sizeof(T))) return 0;
+/* adds to the sums of sweep_all_moments those of rows that make whole wide ones */
+OUTLINE void FN(moments_narrow)(fn_tile x, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t many, const A *c, A *s, A *q) {
     const fn_tile none = {0};
     const fn_param centre = {c, 0, 1};
     A of_c[FN(WIDE)], of[2][FN(WIDE)] = {{0}};
@@ -92,16 +91,16 @@ OUTLINE ptrdiff_t FN(moments_narrow)(fn_tile x, ptrdiff_t rows, ptrdiff_t n, ptr
     FN(sweep_all_moments)(FN(widened)(x, many), none, rows / many, many * n, of_c, of[0], of[1]);
     FN(add_narrow)(of[0], n, many, s);
     FN(add_narrow)(of[1], n, many, q);
-    return rows / many * many;
 }
 
-/* the sums of sweep_all_dots; returns how many rows are done */
-OUTLINE ptrdiff_t FN(dots_narrow)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t many, const fn_dots *p,
-                                  A *sg, A *sgx, A *sx) {
-    const ptrdiff_t size = sizeof(T);
-    const fn_tile none = {0};
+INLINE int FN(dots_widen)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t n, const fn_dots *p) {
     const fn_param params[] = {p->mean, p->rstd, p->shift, p->weight};
-    if (!FN(adjoins)(dy, n, size) || !FN(adjoins)(x, n, size) || !FN(are_steady)(params, 4)) return 0;
+    return !mask.base && FN(adjoins)(dy, n, sizeof(T)) && FN(adjoins)(x, n, sizeof(T)) && FN(are_steady)(params, 4);
+}
+/* adds to the sums of sweep_all_dots those of rows that make whole wide ones */
+OUTLINE void FN(dots_narrow)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t many, const fn_dots *p,
+                             A *sg, A *sgx, A *sx) {
+    const fn_tile none = {0};
     A of[3][FN(WIDE)] = {{0}}, wide[4][FN(WIDE)];
     const fn_dots q = {.mean = FN(repeated)(p->mean, n, many, wide[0]),
                        .rstd = FN(repeated)(p->rstd, n, many, wide[1]),
@@ -112,5 +111,4 @@ OUTLINE ptrdiff_t FN(dots_narrow)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff
     FN(add_narrow)(of[0], n, many, sg);
     FN(add_narrow)(of[1], n, many, sgx);
     FN(add_narrow)(of[2], n, many, sx);
-    return rows / many * many;
 }

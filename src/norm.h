@@ -15,8 +15,14 @@ enum fn_dtype { FN_F32, FN_F64, FN_F16, FN_BF16, FN_NDTYPES };
 /* Bytes of rows and elements of one block: what one float accumulation may span before it is carried in double. */
 enum { FN_BLOCK_BYTES = 16384, FN_BLOCK_ROWS = 128 };
 
-/* Rows of fewer bytes of A than FN_NARROW_BYTES that adjoin, and are reduced down their columns, are taken so many as one of
- * FN_WIDE_BYTES at most; a block may have so many times the rows. */
+/* elements of a piece of a row that is longer than that, in whole virtual lanes; all as even as can be */
+static inline ptrdiff_t fn_piece(ptrdiff_t n, ptrdiff_t compute_size) {
+    const ptrdiff_t most = FN_BLOCK_BYTES / compute_size, lanes = 128 / compute_size, pieces = (n + most - 1) / most;
+    return ((n + pieces - 1) / pieces + lanes - 1) / lanes * lanes;
+}
+
+/* Several adjoining rows of fewer bytes of A than FN_NARROW_BYTES, reduced down their columns, are taken as one wide row of
+ * FN_WIDE_BYTES at most; a block then holds that many times FN_BLOCK_ROWS, and a sum in it spans as many rows as before. */
 enum { FN_NARROW_BYTES = 128, FN_WIDE_BYTES = 512 };
 static inline ptrdiff_t fn_rows_in_one(ptrdiff_t row_bytes) {
     return row_bytes < FN_NARROW_BYTES ? FN_WIDE_BYTES / row_bytes : 1;

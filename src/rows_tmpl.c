@@ -227,7 +227,7 @@ static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
 /* dots_rows of rows that are longer than one accumulation may span: piece by piece, added in double */
 static void FN(dots_long_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
                                fn_sums out) {
-    const ptrdiff_t most = FN_BLOCK_BYTES / (ptrdiff_t)sizeof(A);
+    const ptrdiff_t most = fn_piece(n, (ptrdiff_t)sizeof(A));
     const int has_x = x.base != NULL, with_x = has_x && !(p->mean.a && p->mean.along);
     for (ptrdiff_t r = 0; r < rows; r++) {
         double g = 0, gx = 0, sx = 0, of[3] = {0};

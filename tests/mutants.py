@@ -45,7 +45,7 @@ MUTANTS = {  # name: (file, text, what stands there instead)
     "a missing centre correction": ("src/backward_block.c", "s.shift = x / count;", "s.shift = 0;"),
     "a missing centre correction of whole rows": ("src/slices_tmpl.c", "c = fn_moved(gx, s, g) * share;", "c = gx * share;"),
     "a missing centre correction of single rows": ("src/slices_tmpl.c", "c = fn_moved(gx[i], s, g[i]) * share;", "c = gx[i] * share;"),
-    "narrow columns without their last rows": ("src/narrow_tmpl.c", "many, q);\n    return rows / many * many;", "many, q);\n    return rows;"),
+    "narrow columns without their single rows": ("src/cols_tmpl.c", "r < single; r++) {", "r < single && !many; r++) {"),
     "narrow columns of one run of rows": ("src/narrow_tmpl.c", "i < many * n; i += n)", "i < n; i += n)"),
     "narrow parameters that are not repeated": ("src/narrow_tmpl.c", "memcpy(to + i * n, p.a,", "memcpy(to, p.a,"),
     "long rows of their last piece": ("src/rows_tmpl.c", "g += of[0];", "g = of[0];"),

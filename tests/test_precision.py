@@ -135,6 +135,19 @@ def test_equal_terms_in_many_short_runs(run, n, rng):
         )
 
 
+@pytest.mark.parametrize("columns", [1, 3, 10, 31])
+@pytest.mark.parametrize("weights", ["of rows", "of columns", "of elements"])
+def test_equal_terms_of_few_columns(columns, weights, rng):
+    # rows that share a weight are summed several at a time; where they do not, blocks must be short
+    x = rng.standard_normal((5000, columns), np.float32)
+    shape = {"of rows": (5000, 1), "of columns": (1, columns), "of elements": x.shape}[weights]
+    weight, dy = np.ones(shape, np.float32), np.full(x.shape, 1.1, np.float32)
+    stats, exact = (f.normalize(x, 0, return_stats=True)[1] for f in (fastnorm, reference))
+    right = reference.normalize_backward(dy, x, exact, 0, weight).dx
+    actual = fastnorm.normalize_backward(dy, x, stats, 0, weight).dx
+    assert_close(actual, right, "dx", np.float64(1.1) * exact.rstd)
+
+
 @pytest.mark.parametrize(("n", "axis"), [(1541, (0, 1, 3)), (20_000, (1, 3)), (3001, (0, 1))], ids=str)
 def test_equal_rows_again_and_again(n, axis, rng):
     # Equal moments merged again and again: in float64 too, their additions round to the same side. So do the
