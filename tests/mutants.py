@@ -51,7 +51,7 @@ MUTANTS = {  # name: (file, text, what stands there instead)
     "long rows of their last piece": ("src/rows_tmpl.c", "g += of[0];", "g = of[0];"),
     "a short row's tail let in": ("src/short_tmpl.c", "(vec)((ivec)d[u] & inside)", "d[u]"),
     "the last short rows left out": ("src/short_tmpl.c", "return cells / 4 * 4;", "return cells;"),
-    "short rows of a wrong mean": ("src/short_tmpl.c", "const ptrdiff_t row = r + i;\n        const A *weights", "const ptrdiff_t row = r;\n        const A *weights"),
+    "short rows of a wrong mean": ("src/short_tmpl.c", "const ptrdiff_t row = r + i;", "const ptrdiff_t row = r;"),
     "units abreast share their sums": ("src/backward.c", "fn_sums_of_block(b, &u[j].unit, c, i, &u[j], w);", "fn_sums_of_block(b, &u[j].unit, c, i, &u[0], w);"),
     "units abreast share their statistics": ("src/forward.c", "settle_unit(f, &u[j].unit, &u[j], w);", "settle_unit(f, &u[j].unit, &u[0], w);"),
     "a copied parameter cut short": ("src/job.c", "memcpy(packed, job->data[operand] + plan->offset[operand], (size_t)(elements * size));", "memcpy(packed, job->data[operand], (size_t)(elements * size) / 2);"),
