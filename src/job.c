@@ -28,9 +28,12 @@ enum {
     ABREAST_L2_BYTES = 1 << 20,
     ABREAST_BYTES = 4 << 20,
     WORKER_TASKS = 4,
-    /* a unit of interleaved slices: so many at least, of so many bytes of input or this share of all, which leaves the
-     * threads enough; but it stays in L2 between its passes */
+    /* Slices of so many bytes are interleaved, that some stay in L2 between their passes. A unit of them: so many, as long as
+     * their x has so many bytes, or of so many bytes of input, or this share of all, which leaves the threads enough; and it
+     * stays in L2 itself. */
+    INTERLEAVED_SLICE = 262144,
     INTERLEAVED_SLICES = 8,
+    INTERLEAVED_X_BYTES = 131072,
     INTERLEAVED_BYTES = 65536,
     INTERLEAVED_SHARE = 16,
     INTERLEAVED_L2_BYTES = 524288,
@@ -78,13 +81,15 @@ ptrdiff_t fn_rows_of_slice(const fn_job *job) {
 
 static ptrdiff_t inputs(const fn_job *job) { return job->data[FN_X] && job->data[FN_DY] ? 2 : 1; }
 
-/* Whether slices of one block each, the channels of small images, are taken row by row of each: to cut and describe each
+/* Whether slices of few blocks each, the channels of small images, are taken row by row of each: to cut and describe each
  * by itself would cost more than its arithmetic, and what is read and written at a time would be short. */
 static int is_interleaved(const fn_job *job) {
     const fn_plan *plan = &job->plan;
     if (plan->cols || plan->nkept != 1 || plan->nreduced != 1 || job->data[FN_MASK]) return 0;
     const fn_axis *slices = &plan->kept[0], *rows = &plan->reduced[0];
-    if (rows->len > SHORT_ROWS || plan->count * (ptrdiff_t)job->verbs->compute_size > FN_BLOCK_BYTES) return 0;
+    const ptrdiff_t compute = (ptrdiff_t)job->verbs->compute_size;
+    if (rows->len > SHORT_ROWS || plan->n * compute > FN_BLOCK_BYTES || plan->count * compute > INTERLEAVED_SLICE)
+        return 0;
     if (slices->stride[FN_X] >= rows->stride[FN_X] || !fn_tiles_adjacent(job)) return 0;
     if (rows->stride[FN_X] == plan->n * (ptrdiff_t)job->verbs->size)
         return 0; /* rows that adjoin are one to the moments */
@@ -134,8 +139,10 @@ fn_cut fn_cut_make(const fn_job *job) {
     }
     cut.interleaved = is_interleaved(job);
     if (cut.interleaved) {
-        const ptrdiff_t slice = plan->count * size * inputs(job), share = slice * plan->regions / INTERLEAVED_SHARE;
-        const ptrdiff_t least = max(INTERLEAVED_BYTES, INTERLEAVED_SLICES * slice);
+        const ptrdiff_t of_x = plan->count * size, slice = of_x * inputs(job),
+                        share = slice * plan->regions / INTERLEAVED_SHARE;
+        const ptrdiff_t some = max(1, min(INTERLEAVED_SLICES, INTERLEAVED_X_BYTES / of_x));
+        const ptrdiff_t least = max(INTERLEAVED_BYTES, some * slice);
         cut.strip = even(plan->regions, min(max(share, least), INTERLEAVED_L2_BYTES) / slice);
         cut.slots = cut.run = cut.block_rows = cut.strip;
         cut.strips = cut.units = ceil_div(plan->regions, cut.strip);

@@ -32,6 +32,7 @@ CASES = {
     "long rows, parameters of each row": ((3, 80_003), 1, (0,)),
     "one long row": ((240_007,), 0, (0,)),
     "channels of several rows": ((7, 33, 1100), (0, 2), (1,)),
+    "channels of many rows": ((70, 9, 400), (0, 2), (1,)),
     "channels of several rows, parameters of each row": ((7, 33, 1100), (0, 2), (0, 1)),
     "channels of several rows, parameters of each sample": ((7, 33, 1100), (0, 2), (0,)),
     "few channels": ((50, 3, 40, 40), (0, 2, 3), (1,)),
