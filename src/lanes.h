@@ -50,6 +50,24 @@
         CARRY                                                                                                          \
     } while (0)
 
+/* the same over rows of one run at most */
+#define RUN_LOOP(n, ...)                                                                                               \
+    do {                                                                                                               \
+        const ptrdiff_t full = (n) / LANES * LANES;                                                                    \
+        for (ptrdiff_t first = 0; first < full; first += LANES) {                                                      \
+            UNROLL for (int u = 0; u < U; u++) {                                                                       \
+                const ptrdiff_t at = first + u * VL, k = VL;                                                           \
+                __VA_ARGS__                                                                                            \
+            }                                                                                                          \
+        }                                                                                                              \
+        UNROLL for (int u = 0; u < U; u++) {                                                                           \
+            const ptrdiff_t at = full + u * VL, k = (n) - at;                                                          \
+            if (k > 0) {                                                                                               \
+                __VA_ARGS__                                                                                            \
+            }                                                                                                          \
+        }                                                                                                              \
+    } while (0)
+
 #define VECTOR_LOOP(n, ...)                                                                                            \
     do {                                                                                                               \
         ptrdiff_t at = 0;                                                                                              \

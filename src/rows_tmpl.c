@@ -123,11 +123,16 @@ INLINE void FN(moments_cell)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
     FN(close_moments)(s, q, centre, m, count, cell, out);
 }
 
+#include "middle_tmpl.c"
+
 static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
                              ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out) {
     ptrdiff_t first = 0;
     if (rows == 1 && !mask.base && (centre ? n < 2 * LANES : n <= 2 * LANES)) { /* from there on the mean is sampled */
         first = FN(short_cells)(x.base, cell_step, cells, n, centre != 0, out);
+        x.base += first * cell_step;
+    } else if (rows == 1 && !mask.base && centre != FN_MEAN && FN(is_middle)(n)) {
+        first = FN(middle_cells)(x.base, cell_step, cells, n, centre, out);
         x.base += first * cell_step;
     }
     double count, mean, comp, m2, low, none_low = 0;

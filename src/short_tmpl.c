@@ -24,8 +24,22 @@ INLINE vec FN(short_folded)(const vec d[FN(MOST_V)], int V, ivec inside) {
     }
     return FN(short_tree)(t, V);
 }
-INLINE vf64x4 FN(wide)(FOUR a) { return __builtin_convertvector(a, vf64x4); }
 INLINE void FN(put_four)(double *to, vf64x4 v) { memcpy(to, &v, sizeof v); }
+
+/* close_moments of four rows, whose sums around m these are; returns whether some m was far off */
+INLINE int FN(close_four)(FOUR m, FOUR of_s, FOUR of_q, ptrdiff_t n, double *count, double *mean, double *comp,
+                          double *m2) {
+    const vf64x4 all = {(double)n, (double)n, (double)n, (double)n}, from = IN_DOUBLE(m), sum = IN_DOUBLE(of_s);
+    const vf64x4 rest = sum / all, at = from + rest, q = IN_DOUBLE(of_q);
+    vf64x4 squares = q - sum * rest;
+    const vi64x4 far = sum * rest > FAR * q;
+    squares = (vf64x4)((vi64x4)squares & ~(squares < 0));
+    FN(put_four)(count, all);
+    FN(put_four)(mean, at);
+    FN(put_four)(comp, rest - (at - from));
+    FN(put_four)(m2, squares);
+    return (far[0] | far[1] | far[2] | far[3]) != 0;
+}
 
 /* moments_cell of four rows. `V` and `centre` (0 or 1) are constants wherever this is inlined for four
  * vectors or fewer. */
@@ -52,15 +66,7 @@ INLINE void FN(short_moments)(const char *const rows[4], ptrdiff_t n, int V, int
         UNROLL for (int u = 0; u < MOST; u++) d[u] *= d[u];
         q[i] = FN(short_folded)(d, V, inside);
     }
-    /* close_moments of all four */
-    const vf64x4 all = {(double)n, (double)n, (double)n, (double)n}, from = FN(wide)(m);
-    const vf64x4 sum = centre ? FN(wide)(SUMFOUR(s)) : (vf64x4){0}, rest = sum / all, at = from + rest;
-    vf64x4 squares = FN(wide)(SUMFOUR(q)) - sum * rest;
-    squares = (vf64x4)((vi64x4)squares & ~(squares < 0));
-    FN(put_four)(count, all);
-    FN(put_four)(mean, at);
-    FN(put_four)(comp, rest - (at - from));
-    FN(put_four)(m2, squares);
+    FN(close_four)(m, centre ? SUMFOUR(s) : (FOUR){0}, SUMFOUR(q), n, count, mean, comp, m2);
 }
 
 /* call(V) for rows of n elements */
@@ -134,9 +140,9 @@ INLINE void FN(short_dots)(fn_tile dy, fn_tile x, ptrdiff_t r, ptrdiff_t n, int 
         of_gx[i] = FN(short_tree)(tgx, V);
         if (centred) of_x[i] = FN(short_tree)(tx, V);
     }
-    FN(put_four)(out.g + r, FN(wide)(SUMFOUR(of_g)));
-    FN(put_four)(out.gx + r, FN(wide)(SUMFOUR(of_gx)));
-    const vf64x4 sums = centred ? FN(wide)(SUMFOUR(of_x)) : (vf64x4){0};
+    FN(put_four)(out.g + r, IN_DOUBLE(SUMFOUR(of_g)));
+    FN(put_four)(out.gx + r, IN_DOUBLE(SUMFOUR(of_gx)));
+    const vf64x4 sums = centred ? IN_DOUBLE(SUMFOUR(of_x)) : (vf64x4){0};
     for (int i = 0; i < 4; i++) {
         const int slight = !centred || FN(is_slight)(*FN(param_row)(p->mean, r + i) * *FN(param_row)(p->rstd, r + i));
         out.x[r + i] = slight ? 0 : sums[i];

@@ -13,7 +13,7 @@
  *
  *     vec  splat_A(a)             A sum_A(v): the lanes added as a fixed tree, k with k + half
  *     sumpair_A(a, b, &p, &q)     p = sum_A(a), q = sum_A(b)
- *     sumfour_A(v)                sum_A of each of four, as a vector of four
+ *     sumfour_A(v), in_double_A(f)     sum_A of each of four, as a vector of four; such a vector in double
  *     mask_A(p), maskn_A(p, k)    VL (k) bytes of a boolean mask as all-ones / all-zeros lanes
  *     first_A(k)                  the first k lanes, as a mask        select_A(m, a, b)      m ? a : b
  *     held_A(v)                   v, out of one load
@@ -64,6 +64,8 @@ typedef double vf64x4 __attribute__((vector_size(32)));
 typedef int64_t vi64x4 __attribute__((vector_size(32)));
 typedef vf32x4 four_f32; /* four numbers of the compute type */
 typedef vf64x4 four_f64;
+typedef int32_t ifour_f32 __attribute__((vector_size(16)));
+typedef vi64x4 ifour_f64;
 
 #define INLINE static inline __attribute__((always_inline, unused))
 #define OUTLINE static __attribute__((noinline, unused)) /* tails that go element by element: short code, not speed */

@@ -114,4 +114,14 @@ INLINE vf64x4 sumfour_f64(const vf64 v[4]) {
 #endif
 }
 
+/* four numbers in double; the compiler's own conversion takes halves through memory */
+INLINE vf64x4 in_double_f32(vf32x4 v) {
+#if defined(FN_AVX512) || defined(FN_AVX2)
+    return (vf64x4)_mm256_cvtps_pd((__m128)v);
+#else
+    return __builtin_convertvector(v, vf64x4);
+#endif
+}
+INLINE vf64x4 in_double_f64(vf64x4 v) { return v; }
+
 #endif

@@ -51,6 +51,8 @@ MUTANTS = {  # name: (file, text, what stands there instead)
     "long rows of their last piece": ("src/rows_tmpl.c", "g += of[0];", "g = of[0];"),
     "a short row's tail let in": ("src/short_tmpl.c", "(vec)((ivec)d[u] & inside)", "d[u]"),
     "the last short rows left out": ("src/short_tmpl.c", "return cells / 4 * 4;", "return cells;"),
+    "the last middle rows left out": ("src/middle_tmpl.c", "return cells / 4 * 4;", "return cells;"),
+    "a far guess among four kept": ("src/middle_tmpl.c", "far && i < 4", "far && i < 3"),
     "short rows of a wrong mean": ("src/short_tmpl.c", "const ptrdiff_t row = r + i;", "const ptrdiff_t row = r;"),
     "units abreast share their sums": ("src/backward.c", "fn_sums_of_block(b, &u[j].unit, c, i, &u[j], w);", "fn_sums_of_block(b, &u[j].unit, c, i, &u[0], w);"),
     "units abreast share their statistics": ("src/forward.c", "settle_unit(f, &u[j].unit, &u[j], w);", "settle_unit(f, &u[j].unit, &u[0], w);"),
