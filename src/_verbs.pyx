@@ -110,7 +110,7 @@ cdef extern from "job.h":
         fn_plan plan
         char *data[9]
     ctypedef struct fn_cut:
-        int many_rows
+        int many_rows, interleaved
         ptrdiff_t blocks, chunk_blocks, chunks, units
     ctypedef struct fn_unit:
         ptrdiff_t slices
@@ -408,4 +408,4 @@ def cut(axes, ptrdiff_t size, ptrdiff_t compute_size, bint backward=False):
         for b in range(c.blocks):
             block = fn_cut_block(&job, &c, &unit, b)
             blocks.append((u, b // c.chunk_blocks, block.rows, block.width, block.offset[0], row_step, column_step))
-    return {"many_rows": bool(c.many_rows), "units": c.units, "chunks": c.chunks, "blocks": blocks}
+    return {"whole_rows": bool(c.many_rows or c.interleaved), "units": c.units, "chunks": c.chunks, "blocks": blocks}

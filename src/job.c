@@ -17,11 +17,11 @@ enum {
     TILE_ROWS = 128,
     SUMMED_ROWS = 32,          /* the least of a chunk with column sums: then they are brought to a part's */
     WHOLE_ROWS_BYTES = 131072, /* the same where the verb tiles the rows itself */
-    /* Rows with column sums have at most COLUMN_SUMS_ROW bytes, so that a part's sums stay in cache; if they are fewer than
-     * COLUMN_SUMS_FEW, which threads could hardly share, at most COLUMN_SUMS_ALONE. */
+    /* Bytes of a row that is still one of many: in column sums, as long as a part's stay in cache; else as long as two passes
+     * over it are from L2. Fewer rows than that threads could hardly share: those are shorter, or of one block. */
     COLUMN_SUMS_ROW = 1 << 20,
-    COLUMN_SUMS_ALONE = 131072,
-    COLUMN_SUMS_FEW = 8,
+    LONG_ROW = 131072,
+    FEW_ROWS = 8,
     /* units abreast: their rows span RUN_BYTES at most; two of them and more stay in L2 between their passes, or where a unit
      * fills that, in the last cache; and a worker has some tasks, as the last one is waited for */
     RUN_BYTES = 32768,
@@ -88,8 +88,7 @@ static int is_interleaved(const fn_job *job) {
     if (plan->cols || plan->nkept != 1 || plan->nreduced != 1 || job->data[FN_MASK]) return 0;
     const fn_axis *slices = &plan->kept[0], *rows = &plan->reduced[0];
     const ptrdiff_t compute = (ptrdiff_t)job->verbs->compute_size;
-    if (rows->len > SHORT_ROWS || plan->n * compute > FN_BLOCK_BYTES || plan->count * compute > INTERLEAVED_SLICE)
-        return 0;
+    if (rows->len > SHORT_ROWS || plan->count * compute > INTERLEAVED_SLICE) return 0;
     if (slices->stride[FN_X] >= rows->stride[FN_X] || !fn_tiles_adjacent(job)) return 0;
     if (rows->stride[FN_X] == plan->n * (ptrdiff_t)job->verbs->size)
         return 0; /* rows that adjoin are one to the moments */
@@ -116,8 +115,8 @@ fn_cut fn_cut_make(const fn_job *job) {
     const ptrdiff_t n = plan->n;
     fn_cut cut = {.strips = 1, .strip = n, .slots = 1, .splits = 1, .split = n};
 
-    const ptrdiff_t summed = plan->regions < COLUMN_SUMS_FEW ? COLUMN_SUMS_ALONE : COLUMN_SUMS_ROW;
-    const ptrdiff_t longest = job->column_sums ? summed : FN_BLOCK_BYTES;
+    const int few = plan->regions < FEW_ROWS;
+    const ptrdiff_t longest = job->column_sums ? (few ? LONG_ROW : COLUMN_SUMS_ROW) : (few ? FN_BLOCK_BYTES : LONG_ROW);
     const ptrdiff_t per = job->per > 1 ? job->per : 1;
     cut.many_rows = per > 1 || (!plan->cols && plan->nreduced == 0 && n * compute <= longest);
     if (cut.many_rows) {

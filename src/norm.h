@@ -121,7 +121,7 @@ typedef struct {
      *     s = sum(x - m); q = sum((x - m)^2); again with m = m + s / count if the guess was far off
      *     mean + comp = m + s / count; m2 = q - s * s / count
      * A mask tile (bytes 0 and 1) leaves elements out; a cell without any has count 0. A cell of more than a block's bytes
-     * is taken as several, merged. */
+     * is taken as several, merged, and so is a row. */
     void (*moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
                          ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out);
 

@@ -138,22 +138,26 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
     double count, mean, comp, m2, low, none_low = 0;
     const fn_moments more = {&count, &mean, &comp, &m2, &none_low};
     const fn_tile none = {0};
-    const ptrdiff_t fit = FN_BLOCK_BYTES / (n * (ptrdiff_t)sizeof(A)), most = rows <= fit || fit < 1 ? rows : fit;
+    /* rows, or elements of a row, as one accumulation may span */
+    const ptrdiff_t fit = FN_BLOCK_BYTES / (n * (ptrdiff_t)sizeof(A)), most = fit < 1 ? 1 : fit;
+    const ptrdiff_t piece = fit < 1 ? fn_piece(n, (ptrdiff_t)sizeof(A)) : n;
     for (ptrdiff_t c = first; c < cells; c++) {
         low = 0;
-        for (ptrdiff_t r = 0; r < rows; r += most) { /* so many as one accumulation may span */
-            const fn_tile from = fn_tile_from(x, r), inside = fn_tile_from(mask, r);
-            const ptrdiff_t k = rows - r < most ? rows - r : most, cell = r ? 0 : c;
-            const fn_moments into = r ? more : out;
+        for (ptrdiff_t r = 0, at = 0; r < rows; at + piece < n ? (at += piece) : (at = 0, r += most)) {
+            const fn_tile from = FN(tile_at)(x, r, at, sizeof(T)), inside = FN(tile_at)(mask, r, at, 1);
+            const ptrdiff_t k = rows - r < most ? rows - r : most, width = n - at < piece ? n - at : piece;
+            const int begun = r > 0 || at > 0;
+            const ptrdiff_t cell = begun ? 0 : c;
+            const fn_moments into = begun ? more : out;
             if (mask.base)
-                FN(moments_cell)(from, inside, k, n, centre, cell, into);
+                FN(moments_cell)(from, inside, k, width, centre, cell, into);
             else if (centre == FN_MEAN)
-                FN(moments_cell)(from, none, k, n, FN_MEAN, cell, into);
+                FN(moments_cell)(from, none, k, width, FN_MEAN, cell, into);
             else if (centre)
-                FN(moments_cell)(from, none, k, n, 1, cell, into);
+                FN(moments_cell)(from, none, k, width, 1, cell, into);
             else
-                FN(moments_cell)(from, none, k, n, 0, cell, into);
-            if (r) merge(1, (fn_moments){out.count + c, out.mean + c, out.comp + c, out.m2 + c, &low}, more);
+                FN(moments_cell)(from, none, k, width, 0, cell, into);
+            if (begun) merge(1, (fn_moments){out.count + c, out.mean + c, out.comp + c, out.m2 + c, &low}, more);
         }
         x.base += cell_step;
         if (mask.base) mask.base += mask_cell_step;

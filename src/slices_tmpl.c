@@ -28,13 +28,16 @@ INLINE fn_param FN(by_row)(const A *of_slices, ptrdiff_t slices, ptrdiff_t per, 
 INLINE ptrdiff_t FN(normalize_each)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p, int centre,
                                     int weight_along, int bias_along) {
     const fn_tile none = {0};
-    const int past = FN(way_past)(p->past, y, rows, n);
+    const int past = FN(way_past)(p->past, y, rows, n), is_long = n * (ptrdiff_t)sizeof(A) > FN_BLOCK_BYTES;
     for (ptrdiff_t r = 0; r < rows; r++) {
         double count, mean, comp, m2;
         A high, low, rstd;
         const fn_moments m = {&count, &mean, &comp, &m2, NULL};
         const fn_tile from = fn_tile_from(x, r), to = fn_tile_from(y, r);
-        FN(moments_cell)(from, none, 1, n, centre, 0, m);
+        if (is_long)
+            FN(moments_rows)(from, none, 1, 0, 0, 1, n, centre, m);
+        else
+            FN(moments_cell)(from, none, 1, n, centre, 0, m);
         if (FN(finalized)(1, m, p->eps, p->least, p->scale, &high, &low, &rstd)) return r;
         if (p->mean) ((A *)p->mean)[r] = (A)(mean + comp);
         if (p->rstd) ((A *)p->rstd)[r] = rstd;
@@ -141,13 +144,20 @@ INLINE void FN(add_products)(const char *dy, const char *x, ptrdiff_t n, vec q[U
  * are not to be used, where products of what is not yet divided by the deviation may have lost digits. */
 INLINE int FN(products)(const char *dy, const char *x, ptrdiff_t n, A *rstd, double *gx) {
     const double narrow = 0x1p48, slight = 0x1p-64;
-    vec q[U] = {{0}}, c[U] = {{0}};
-    A squares, products;
-    FN(add_products)(dy, x, n, q, c);
-    FN(trees)(q, c, &squares, &products);
-    const double var = (double)squares / (double)n, size = fabs((double)products);
+    double squares = 0, all = 0;
+    const ptrdiff_t piece = n * (ptrdiff_t)sizeof(A) > FN_BLOCK_BYTES ? fn_piece(n, (ptrdiff_t)sizeof(A)) : n;
+    for (ptrdiff_t at = 0; at < n; at += piece) {
+        vec q[U] = {{0}}, c[U] = {{0}};
+        A of_q, of_c;
+        FN(add_products)(dy + at * (ptrdiff_t)sizeof(T), x + at * (ptrdiff_t)sizeof(T), n - at < piece ? n - at : piece,
+                         q, c);
+        FN(trees)(q, c, &of_q, &of_c);
+        squares += (double)of_q;
+        all += (double)of_c;
+    }
+    const double var = squares / (double)n, size = fabs(all);
     *rstd = (A)(1 / sqrt(var));
-    *gx = (double)products * (double)*rstd;
+    *gx = all * (double)*rstd;
     return var * narrow > 1 && var < narrow && size > slight && size * slight < 1;
 }
 

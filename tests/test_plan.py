@@ -200,6 +200,7 @@ def test_the_most_dimensions():
 # ---- blocks ------------------------------------------------------------------------------------------------
 
 BLOCK_BYTES, BLOCK_ROWS = 16384, 128  # norm.h: what one accumulation may span
+LONG_ROW = 131072  # job.c: of slices that are taken whole
 NARROW_BYTES, WIDE_BYTES = 128, 512  # and below which width adjoining rows are taken several as a wide one
 
 
@@ -218,8 +219,10 @@ def check_blocks(x, reduced, compute_size, backward):
         if cols:
             narrow = row_bytes < NARROW_BYTES and row_step == width * x.itemsize
             assert rows <= BLOCK_ROWS * (WIDE_BYTES // row_bytes if narrow else 1)
+        elif c["whole_rows"]:  # of slices; the verbs cut a row that is longer than one accumulation may span
+            assert row_bytes <= LONG_ROW
         else:
-            assert row_bytes * (1 if c["many_rows"] else rows) <= BLOCK_BYTES + 128
+            assert row_bytes * rows <= BLOCK_BYTES + 128
     return c
 
 
