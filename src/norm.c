@@ -11,21 +11,40 @@
 #define STRING_(a) #a
 #define STRING(a) STRING_(a)
 
+/* of one slice; `low`: equal rows again and again, without it every addition would round to the same side (Kahan 1965) */
+INLINE void merge_one(ptrdiff_t i, fn_moments into, fn_moments from) {
+    const double na = into.count[i], nb = from.count[i], total = na + nb, share = nb / (total > 0 ? total : 1);
+    const double ma = into.mean[i], mb = from.mean[i], ca = into.comp[i], cb = from.comp[i];
+    const double delta = (mb - ma) + (cb - ca), rest = ca + delta * share, mean = ma + rest;
+    const double q = into.m2[i], between = na > 0 ? delta * delta * (na * share) : 0;
+    const double more = (from.m2[i] + (from.low[i] + into.low[i])) + between, all = q + more;
+    into.count[i] = total;
+    into.mean[i] = na > 0 ? mean : mb;
+    into.comp[i] = na > 0 ? rest - (mean - ma) : cb;
+    into.m2[i] = all;
+    into.low[i] = all <= DBL_MAX ? more - (all - q) : 0;
+}
+/* the same of VL_f64: the compiler cannot know that the arrays are apart */
+INLINE void merge_some(ptrdiff_t i, fn_moments into, fn_moments from) {
+    const vf64 zero = {0}, one = splat_f64(1);
+    const vf64 na = load_f64(into.count + i), nb = load_f64(from.count + i), total = na + nb;
+    const vf64 share = nb / select_f64(total > zero, total, one);
+    const vf64 ma = load_f64(into.mean + i), mb = load_f64(from.mean + i);
+    const vf64 ca = load_f64(into.comp + i), cb = load_f64(from.comp + i);
+    const vf64 delta = (mb - ma) + (cb - ca), rest = ca + delta * share, mean = ma + rest, q = load_f64(into.m2 + i);
+    const vf64 between = (vf64)((vi64)(delta * delta * (na * share)) & (na > zero));
+    const vf64 more = (load_f64(from.m2 + i) + (load_f64(from.low + i) + load_f64(into.low + i))) + between;
+    const vf64 all = q + more;
+    store_f64(into.count + i, total);
+    store_f64(into.mean + i, select_f64(na > zero, mean, mb));
+    store_f64(into.comp + i, select_f64(na > zero, rest - (mean - ma), cb));
+    store_f64(into.m2 + i, all);
+    store_f64(into.low + i, (vf64)((vi64)(more - (all - q)) & (all <= splat_f64(DBL_MAX))));
+}
 static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const double na = into.count[i], nb = from.count[i], total = na + nb, share = nb / (total > 0 ? total : 1);
-        const double ma = into.mean[i], mb = from.mean[i], ca = into.comp[i], cb = from.comp[i];
-        const double delta = (mb - ma) + (cb - ca), rest = ca + delta * share, mean = ma + rest;
-        into.count[i] = total;
-        into.mean[i] = na > 0 ? mean : mb;
-        into.comp[i] = na > 0 ? rest - (mean - ma) : cb;
-
-        /* equal rows again and again: without `low` every addition would round to the same side (Kahan 1965) */
-        const double q = into.m2[i], between = na > 0 ? delta * delta * (na * share) : 0;
-        const double more = (from.m2[i] + (from.low[i] + into.low[i])) + between, all = q + more;
-        into.m2[i] = all;
-        into.low[i] = all <= DBL_MAX ? more - (all - q) : 0;
-    }
+    ptrdiff_t i = 0;
+    for (; i + VL_f64 <= n; i += VL_f64) merge_some(i, into, from);
+    for (; i < n; i++) merge_one(i, into, from);
 }
 
 #define FN(name) JOIN(name, K)
