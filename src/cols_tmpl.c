@@ -35,8 +35,14 @@ static void FN(sweep_all_moments)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdi
     const ptrdiff_t many = !mask.base && FN(adjoins)(x, n, sizeof(T)) ? FN(rows_in_one)(rows, n) : 0;
     const ptrdiff_t single = many ? rows % many : rows; /* these first, while the sums are small */
     ptrdiff_t r = 0;
-    if (!mask.base)
-        for (; r + FN(SWEEP) <= single; r += FN(SWEEP)) FN(sweep_moments)(x, none, r, FN(SWEEP), n, c, s, q);
+#define SWEEP_ROWS(rows)                                                                                               \
+    for (; r + (rows) <= single; r += (rows)) FN(sweep_moments)(x, none, r, rows, n, c, s, q)
+    if (!mask.base) {
+        SWEEP_ROWS(FN(SWEEP));
+        SWEEP_ROWS(FN(SWEEP) / 2);
+        SWEEP_ROWS(FN(SWEEP) / 4);
+    }
+#undef SWEEP_ROWS
     for (; r < single; r++) {
         if (mask.base)
             FN(sweep_moments)(x, mask, r, 1, n, c, s, q);
@@ -168,8 +174,13 @@ INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, in
     });
 }
 
+#define SWEEP_STEPS(step, ...)                                                                                         \
+    for (; r + (step) <= single; r += (step)) FN(sweep_dots)(dy, x, none, r, step, n, p, 1, __VA_ARGS__, sg, sgx, sx)
 #define SWEEP_TOGETHER(...)                                                                                            \
-    for (; r + STEP <= single; r += STEP) FN(sweep_dots)(dy, x, none, r, STEP, n, p, 1, __VA_ARGS__, sg, sgx, sx)
+    do {                                                                                                               \
+        SWEEP_STEPS(STEP, __VA_ARGS__);                                                                                \
+        SWEEP_STEPS(STEP / 2, __VA_ARGS__);                                                                            \
+    } while (0)
 #define SWEEP_EACH(has_x, ...)                                                                                         \
     for (; r < single; r++) FN(sweep_dots)(dy, x, mask, r, 1, n, p, has_x, __VA_ARGS__, sg, sgx, sx)
 
@@ -197,6 +208,7 @@ static void FN(sweep_all_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t ro
         FN(dots_narrow)(fn_tile_from(dy, single), fn_tile_from(x, single), rows - single, n, many, p, sg, sgx, sx);
 }
 #undef SWEEP_TOGETHER
+#undef SWEEP_STEPS
 #undef SWEEP_EACH
 
 /* along: the statistics vary by column, and are then the same for every row of the tile (their step is 0) */
