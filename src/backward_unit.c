@@ -185,13 +185,8 @@ void fn_load_unit(const fn_backward_job *b, const fn_unit *unit, fn_unit_sums *u
     const ptrdiff_t fold = job->plan.fold.len;
     fn_load_stats(job, &job->plan.inner, unit->offset[FN_STAT], unit->slices, u);
     if (fold == 1) return;
-    for (ptrdiff_t s = unit->slices - 1; s >= 0; s--) {
-        const double mean = fn_get(job, u->mean, s), rstd = fn_get(job, u->rstd, s);
-        for (ptrdiff_t i = fold - 1; i >= 0; i--) {
-            fn_set(job, u->mean, s * fold + i, mean);
-            fn_set(job, u->rstd, s * fold + i, rstd);
-        }
-    }
+    fn_spread(job, u->mean, unit->slices, fold);
+    fn_spread(job, u->rstd, unit->slices, fold);
 }
 
 static void add_chunks(const fn_backward_job *b, fn_unit_sums *u, ptrdiff_t slots) {
@@ -267,6 +262,22 @@ static void settle_plain_cols(const fn_backward_job *b, const fn_unit *unit, ptr
 }
 #undef SETTLE
 
+/* the gradients of the parameters of columns whose sums these are, gx without the shift */
+static void add_columns(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_sums sums) {
+    const fn_axis *inner = &b->job->plan.inner, *fold = &b->job->plan.fold;
+    const ptrdiff_t weight = fold->stride[FN_DWEIGHT], bias = fold->stride[FN_DBIAS];
+    if (inner->stride[FN_DWEIGHT] == fold->len * weight && inner->stride[FN_DBIAS] == fold->len * bias) {
+        fn_add_rows(b, part, unit->offset, fold, unit->width, sums);
+        return;
+    }
+    for (ptrdiff_t i = 0; i < unit->slices; i++)
+        for (ptrdiff_t f = 0; f < fold->len; f++)
+            fn_add_params(b, part, unit->offset[FN_DWEIGHT] + i * inner->stride[FN_DWEIGHT] + f * weight,
+                          unit->offset[FN_DBIAS] + i * inner->stride[FN_DBIAS] + f * bias, sums.g[i * fold->len + f],
+                          sums.gx[i * fold->len + f]);
+}
+
+/* slices of several columns, or that are given, or not all of whose elements count */
 static void settle_cols(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u) {
     const fn_job *job = b->job;
     const fn_plan *plan = &job->plan;
@@ -289,18 +300,14 @@ static void settle_cols(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t
             if (u->count) count += u->count[c];
         }
         const fn_scalars s = fn_scalars_of(b, g, gx, x, count);
-        for (ptrdiff_t c = i * fold; c < (i + 1) * fold; c++) {
-            const ptrdiff_t in_fold = c - i * fold;
-            fn_put_scalars(job, u, c, s);
-            if (b->from_sums)
-                fn_add_params(b, part,
-                              unit->offset[FN_DWEIGHT] + i * plan->inner.stride[FN_DWEIGHT] +
-                                  in_fold * plan->fold.stride[FN_DWEIGHT],
-                              unit->offset[FN_DBIAS] + i * plan->inner.stride[FN_DBIAS] +
-                                  in_fold * plan->fold.stride[FN_DBIAS],
-                              u->chunk.g[c], fn_moved(u->chunk.gx[c], s.shift, u->chunk.g[c]));
-        }
+        fn_put_scalars(job, u, i, s);
+        for (ptrdiff_t c = i * fold; c < (i + 1) * fold; c++)
+            u->chunk.gx[c] = fn_moved(u->chunk.gx[c], s.shift, u->chunk.g[c]);
     }
+    fn_spread(job, u->shift, unit->slices, fold);
+    fn_spread(job, u->c1, unit->slices, fold);
+    fn_spread(job, u->c2, unit->slices, fold);
+    if (b->from_sums) add_columns(b, unit, part, u->chunk);
 }
 
 void fn_settle_unit(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u) {

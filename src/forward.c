@@ -179,14 +179,6 @@ static void pick(ptrdiff_t n, fn_moments to, fn_moments from, ptrdiff_t step) {
     }
 }
 
-/* one value per slice to one per column, in place */
-static void spread(const fn_job *job, void *a, ptrdiff_t slices, ptrdiff_t fold) {
-    for (ptrdiff_t s = slices - 1; s >= 0; s--) {
-        const double value = fn_get(job, a, s);
-        for (ptrdiff_t i = fold - 1; i >= 0; i--) fn_set(job, a, s * fold + i, value);
-    }
-}
-
 static void settle_unit(const fn_forward_job *f, const fn_unit *unit, fn_unit_state *u, fn_worker_state *w) {
     const fn_job *job = f->job;
     const fn_cut *cut = &f->cut;
@@ -209,10 +201,10 @@ static void settle_unit(const fn_forward_job *f, const fn_unit *unit, fn_unit_st
         fn_settle(job, &plan->inner, unit->offset, unit->slices, slices, &u->stats);
     }
     if (fold > 1) {
-        spread(job, u->stats.mean, unit->slices, fold);
-        spread(job, u->stats.comp, unit->slices, fold);
-        spread(job, u->stats.rstd, unit->slices, fold);
-        if (u->stats.prescaled) spread(job, u->stats.prescale, unit->slices, fold);
+        fn_spread(job, u->stats.mean, unit->slices, fold);
+        fn_spread(job, u->stats.comp, unit->slices, fold);
+        fn_spread(job, u->stats.rstd, unit->slices, fold);
+        if (u->stats.prescaled) fn_spread(job, u->stats.prescale, unit->slices, fold);
     }
 }
 

@@ -160,6 +160,20 @@ static inline void fn_set(const fn_job *job, void *a, ptrdiff_t i, double value)
     else
         ((float *)a)[i] = (float)value;
 }
+/* one value of A for each slice to one for each of its `fold` columns, in place */
+static inline void fn_spread(const fn_job *job, void *a, ptrdiff_t slices, ptrdiff_t fold) {
+    double *doubles = a;
+    float *floats = a;
+    for (ptrdiff_t s = slices - 1; s >= 0; s--) {
+        if (job->verbs->compute_size == sizeof(double)) {
+            const double value = doubles[s];
+            for (ptrdiff_t i = 0; i < fold; i++) doubles[s * fold + i] = value;
+        } else {
+            const float value = floats[s];
+            for (ptrdiff_t i = 0; i < fold; i++) floats[s * fold + i] = value;
+        }
+    }
+}
 static inline fn_moments fn_moments_at(fn_moments m, ptrdiff_t i) {
     return (fn_moments){m.count + i, m.mean + i, m.comp + i, m.m2 + i, m.low + i};
 }
