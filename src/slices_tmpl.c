@@ -6,8 +6,10 @@ enum {
     FN(FORWARD_BYTES) = 32768,                     /* of a tile in all its arrays; it has at least one slice */
     FN(EACH_BYTES) = sizeof(A) == 8 ? 2048 : 4096, /* the least row that is normalized by itself */
     FN(BACKWARD_BYTES) = sizeof(A) == 8 ? 16384 : 24576,
-    FN(SUMMED_BYTES) = 196608, /* the same with sums of columns: from the second cache, but several rows at once */
-    FN(SUMMED_ROWS) = 4,       /* as many as combine_cols takes at once */
+    FN(SUMMED_BYTES) = 196608,  /* the same with sums of columns: from the second cache, but several rows at once */
+    FN(SUMMED_ROWS) = 4,        /* as many as combine_cols takes at once */
+    FN(EACH_ROWS) = 16,         /* of a tile without a mean, whose scalars are taken together: so many at most, */
+    FN(PRODUCTS_BYTES) = 10240, /* of so many bytes of x */
 };
 
 /* slices of a tile */
@@ -140,46 +142,66 @@ INLINE void FN(add_products)(const char *dy, const char *x, ptrdiff_t n, vec q[U
         });
 }
 
-/* The rstd and sum g * xhat of a slice of one row that has neither mean nor weight, in one pass over it. Returns 0, and both
- * are not to be used, where products of what is not yet divided by the deviation may have lost digits. */
-INLINE int FN(products)(const char *dy, const char *x, ptrdiff_t n, A *rstd, double *gx) {
-    const double narrow = 0x1p48, slight = 0x1p-64;
-    double squares = 0, all = 0;
+/* sum x^2 and sum dy * x of a row */
+INLINE void FN(products)(const char *dy, const char *x, ptrdiff_t n, double *squares, double *products) {
     const ptrdiff_t piece = n * (ptrdiff_t)sizeof(A) > FN_BLOCK_BYTES ? fn_piece(n, (ptrdiff_t)sizeof(A)) : n;
+    *squares = *products = 0;
     for (ptrdiff_t at = 0; at < n; at += piece) {
+        const ptrdiff_t k = n - at < piece ? n - at : piece, skipped = at * (ptrdiff_t)sizeof(T);
         vec q[U] = {{0}}, c[U] = {{0}};
         A of_q, of_c;
-        FN(add_products)(dy + at * (ptrdiff_t)sizeof(T), x + at * (ptrdiff_t)sizeof(T), n - at < piece ? n - at : piece,
-                         q, c);
+        FN(add_products)(dy + skipped, x + skipped, k, q, c);
         FN(trees)(q, c, &of_q, &of_c);
-        squares += (double)of_q;
-        all += (double)of_c;
+        *squares += (double)of_q;
+        *products += (double)of_c;
     }
-    const double var = squares / (double)n, size = fabs(all);
-    *rstd = (A)(1 / sqrt(var));
-    *gx = all * (double)*rstd;
-    return var * narrow > 1 && var < narrow && size > slight && size * slight < 1;
 }
 
-/* dx of slices of one row without mean or varying weight, one after the other, by their undivided products. Returns how many
- * are done: the next one's are not safe. */
+/* From those of k slices of one row that have neither mean nor weight to their rstd and sum g * xhat. Returns how many may
+ * be used, up to the first where products of what is not yet divided by the deviation may have lost digits. */
+INLINE ptrdiff_t FN(divide_products)(ptrdiff_t k, ptrdiff_t n, const double *squares, const double *products, A *rstd,
+                                     double *gx) {
+    const double narrow = 0x1p48, slight = 0x1p-64;
+    int64_t safe[FN(EACH_ROWS)];
+    for (ptrdiff_t i = 0; i < k; i++) {
+        const double var = squares[i] / (double)n, size = fabs(products[i]);
+        rstd[i] = (A)(1 / sqrt(var));
+        gx[i] = products[i] * (double)rstd[i];
+        safe[i] = (var * narrow > 1) & (var < narrow) & (size > slight) & (size * slight < 1);
+    }
+    ptrdiff_t i = 0;
+    while (i < k && safe[i]) i++;
+    return i;
+}
+
+/* dx of slices of one row without mean or varying weight, some rows after the other, by their undivided products. Returns
+ * how many are done: the next one's are not safe. */
 static ptrdiff_t FN(adjoint_each)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t first, ptrdiff_t slices, ptrdiff_t n,
                                   const fn_slices *p, int past) {
+    enum { MOST = FN(EACH_ROWS) };
     const fn_tile none = {0};
     const double share = 1 / (double)n;
+    const ptrdiff_t together = FN(slices_together)(1, n, FN(PRODUCTS_BYTES)), most = together < MOST ? together : MOST;
+    double squares[MOST], products[MOST], gx[MOST];
+    A fresh[MOST], c2[MOST];
     ptrdiff_t r = first;
-    for (; r < slices; r++) {
-        A rstd;
-        double gx;
-        if (!FN(products)(dy.base + r * dy.step, x.base + r * x.step, n, &rstd, &gx)) break;
-        if (!p->fresh) rstd = ((const A *)p->rstd)[r];
-        if (p->sums.g) p->sums.g[r] = 0; /* without a mean, nothing depends on it */
-        if (p->sums.g) p->sums.gx[r] = gx;
+    for (ptrdiff_t k, safe; r < slices; r += safe) {
+        k = slices - r < most ? slices - r : most;
+        for (ptrdiff_t i = 0; i < k; i++)
+            FN(products)(dy.base + (r + i) * dy.step, x.base + (r + i) * x.step, n, squares + i, products + i);
+        safe = FN(divide_products)(k, n, squares, products, fresh, gx);
         const fn_param weight = FN(param_from)(p->weight, r, 0);
-        const A c2 = (A)((weight.a ? (double)*(const A *)weight.a : 1) * gx * share);
-        const fn_adjoint q = {.rstd = {&rstd, 0, 0}, .c2 = {&c2, 0, 0}, .weight = weight};
-        FN(combine_rows)(fn_tile_from(dy, r), fn_tile_from(x, r), none, fn_tile_from(dx, r), 0, 1, n, &q, past, 1, 0, 0,
-                         0);
+        const A *rstd = p->fresh ? fresh : (const A *)p->rstd + r;
+        for (ptrdiff_t i = 0; i < safe; i++) {
+            if (p->sums.g) p->sums.g[r + i] = 0; /* without a mean, nothing depends on it */
+            if (p->sums.g) p->sums.gx[r + i] = gx[i];
+            c2[i] = (A)((weight.a ? (double)*FN(param_row)(weight, i) : 1) * gx[i] * share);
+        }
+        const fn_adjoint q = {.rstd = {rstd, 1, 0}, .c2 = {c2, 1, 0}, .weight = weight};
+        for (ptrdiff_t i = 0; i < safe; i++)
+            FN(combine_rows)(fn_tile_from(dy, r), fn_tile_from(x, r), none, fn_tile_from(dx, r), i, 1, n, &q, past, 1,
+                             0, 0, 0);
+        if (safe < k) return r + safe - first;
     }
     return r - first;
 }
