@@ -51,7 +51,7 @@ fn_inputs fn_inputs_of(const fn_backward_job *b, const fn_block *k, const fn_wor
 /* whether an operand varies along the row */
 int fn_along_row(const fn_job *job, int operand);
 
-/* how the block's statistics vary: by row (many short rows), by column, or not at all */
+/* how the block's statistics vary: by row (many rows), by column, or not at all */
 fn_param fn_by_slot(const fn_backward_job *b, const void *a);
 
 /* dx of the block */
@@ -95,7 +95,7 @@ void fn_interleaved_unit(const fn_backward_job *b, ptrdiff_t unit, ptrdiff_t par
 
 /* ---- units (backward_unit.c) ------------------------------------------------------------------------------------- */
 
-/* many short rows: all of it, for the blocks of one chunk */
+/* many rows: all of it, for the blocks of one chunk */
 void fn_many_rows_chunk(fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_unit_sums *u, const fn_worker_space *w);
 
 /* else, in this order: statistics, sums of every block, scalars (and parameter gradients from sums), dx of every block

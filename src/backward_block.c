@@ -13,7 +13,7 @@ fn_inputs fn_inputs_of(const fn_backward_job *b, const fn_block *k, const fn_wor
                        .mask = fn_tile_in(job, &b->cut, FN_MASK, k->offset, k->rows, k->width, w->mask_tile)};
 }
 
-/* how the block's statistics vary: by row (many short rows), by column, or not at all */
+/* how the block's statistics vary: by row (many rows), by column, or not at all */
 fn_param fn_by_slot(const fn_backward_job *b, const void *a) {
     return (fn_param){a, b->cut.many_rows, b->job->plan.cols};
 }

@@ -68,7 +68,7 @@ static void few_rows(const fn_forward_job *f, fn_block *b, fn_unit_state *u, fn_
     }
 }
 
-/* many short rows: each block's slices are its own */
+/* many rows: each block's slices are its own */
 void fn_many_rows(void *context, ptrdiff_t chunk, int worker) {
     fn_forward_job *f = context;
     const fn_job *job = f->job;

@@ -11,7 +11,7 @@ enum {
     COLS_BLOCK_BYTES = 262144, /* a block of whole rows stays in L2 between its two passes */
     CHUNK_BYTES = 131072,      /* the least that is handed to a thread at a time */
     MAX_CHUNKS = 64,
-    TILE_BYTES = 8192,           /* many short rows: what stays in L1 between statistics and result */
+    TILE_BYTES = 8192,           /* many rows: what stays in L1 between statistics and result */
     SLICE_BYTES = 65536,         /* of several rows: its x and dy stay in L2 between their two passes */
     BACKWARD_TILE_BYTES = 65536, /* and enough rows for the column sums of a parameter's gradient */
     TILE_ROWS = 128,
@@ -28,10 +28,12 @@ enum {
     ABREAST_L2_BYTES = 1 << 20,
     ABREAST_BYTES = 4 << 20,
     WORKER_TASKS = 4,
-    /* Slices of so many bytes are interleaved, that some stay in L2 between their passes. A unit of them: so many, as long as
-     * their x has so many bytes, or of so many bytes of input, or this share of all, which leaves the threads enough; and it
-     * stays in L2 itself. */
+    /* Slices of so many bytes are interleaved, that some stay in L2 between their passes; smaller ones if their rows are
+     * short, as then it takes more side by side. A unit of them: so many, as long as their x has so many bytes, or of so many
+     * bytes of input, or this share of all, which leaves the threads enough; and it stays in L2 itself. */
     INTERLEAVED_SLICE = 262144,
+    INTERLEAVED_SHORT_SLICE = 32768,
+    INTERLEAVED_LONG_ROW = 4096,
     INTERLEAVED_SLICES = 8,
     INTERLEAVED_X_BYTES = 131072,
     INTERLEAVED_BYTES = 65536,
@@ -88,7 +90,8 @@ static int is_interleaved(const fn_job *job) {
     if (plan->cols || plan->nkept != 1 || plan->nreduced != 1 || job->data[FN_MASK]) return 0;
     const fn_axis *slices = &plan->kept[0], *rows = &plan->reduced[0];
     const ptrdiff_t compute = (ptrdiff_t)job->verbs->compute_size;
-    if (rows->len > SHORT_ROWS || plan->count * compute > INTERLEAVED_SLICE) return 0;
+    const ptrdiff_t largest = plan->n * compute < INTERLEAVED_LONG_ROW ? INTERLEAVED_SHORT_SLICE : INTERLEAVED_SLICE;
+    if (rows->len > SHORT_ROWS || plan->count * compute > largest) return 0;
     if (slices->stride[FN_X] >= rows->stride[FN_X] || !fn_tiles_adjacent(job)) return 0;
     if (rows->stride[FN_X] == plan->n * (ptrdiff_t)job->verbs->size)
         return 0; /* rows that adjoin are one to the moments */

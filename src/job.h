@@ -49,8 +49,8 @@ int fn_backward(fn_job *job);
 /* ---- cutting ---------------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    int many_rows;        /* ROWS, one row to a slice, rows of one block: many slices to a tile */
-    int interleaved;      /* ROWS, small slices whose rows lie between each other's: a strip of slices to a unit */
+    int many_rows;        /* ROWS, one row to a slice, or a few that adjoin: many slices to a tile */
+    int interleaved;      /* ROWS, slices that fit L2 whose rows lie between each other's: a strip of them to a unit */
     ptrdiff_t strips;     /* of each region's columns, or of the slices */
     ptrdiff_t strip;      /* columns, or slices, of a strip; the last may be narrower */
     ptrdiff_t slots;      /* slices' worth of records of a unit: columns, slices, or 1 */

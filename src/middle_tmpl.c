@@ -1,4 +1,4 @@
-/* Rows of more than twice as many elements as there are virtual lanes, and of one run of them at most, four at a time: while
+/* Rows of at least twice as many elements as there are virtual lanes, and of one run of them at most, four at a time: while
  * one's tree is waited for, others are added up. The same bits as row by row. Written once in T; norm.c includes this file
  * once per dtype. Vectors of less than 64 bytes need all registers for the lanes of one row, and leave these alone. */
 

@@ -138,9 +138,9 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
     double count, mean, comp, m2, low, none_low = 0;
     const fn_moments more = {&count, &mean, &comp, &m2, &none_low};
     const fn_tile none = {0};
-    /* rows, or elements of a row, as one accumulation may span */
-    const ptrdiff_t fit = FN_BLOCK_BYTES / (n * (ptrdiff_t)sizeof(A)), most = fit < 1 ? 1 : fit;
-    const ptrdiff_t piece = fit < 1 ? fn_piece(n, (ptrdiff_t)sizeof(A)) : n;
+    /* rows, or elements of a row, as one accumulation may span: all as even as can be */
+    const ptrdiff_t fit = FN_BLOCK_BYTES / (n * (ptrdiff_t)sizeof(A)), runs = fit < 1 ? rows : (rows + fit - 1) / fit;
+    const ptrdiff_t most = (rows + runs - 1) / runs, piece = fit < 1 ? fn_piece(n, (ptrdiff_t)sizeof(A)) : n;
     for (ptrdiff_t c = first; c < cells; c++) {
         low = 0;
         for (ptrdiff_t r = 0, at = 0; r < rows; at + piece < n ? (at += piece) : (at = 0, r += most)) {

@@ -142,9 +142,11 @@ INLINE void FN(add_products)(const char *dy, const char *x, ptrdiff_t n, vec q[U
         });
 }
 
-/* sum x^2 and sum dy * x of a row */
+/* sum x^2 and sum dy * x of a row. Pieces add up as merge adds them: the same rstd as by moments_rows, to which a caller turns
+ * where some other row is beyond the fast path. */
 INLINE void FN(products)(const char *dy, const char *x, ptrdiff_t n, double *squares, double *products) {
     const ptrdiff_t piece = n * (ptrdiff_t)sizeof(A) > FN_BLOCK_BYTES ? fn_piece(n, (ptrdiff_t)sizeof(A)) : n;
+    double low = 0;
     *squares = *products = 0;
     for (ptrdiff_t at = 0; at < n; at += piece) {
         const ptrdiff_t k = n - at < piece ? n - at : piece, skipped = at * (ptrdiff_t)sizeof(T);
@@ -152,7 +154,9 @@ INLINE void FN(products)(const char *dy, const char *x, ptrdiff_t n, double *squ
         A of_q, of_c;
         FN(add_products)(dy + skipped, x + skipped, k, q, c);
         FN(trees)(q, c, &of_q, &of_c);
-        *squares += (double)of_q;
+        const double more = (double)of_q + low, all = *squares + more;
+        low = more - (all - *squares);
+        *squares = all;
         *products += (double)of_c;
     }
 }

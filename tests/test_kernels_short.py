@@ -1,4 +1,4 @@
-"""Short rows, taken four at a time: bit by bit what a row gives by itself, through a mask of ones."""
+"""Short rows, taken four at a time: bit by bit what a row gives by itself, the shortest through a mask."""
 
 import numpy as np
 import pytest
@@ -48,6 +48,27 @@ def test_moments_of_short_rows(tier, kind, centre, rng):
         count, layout = COUNTS[n % len(COUNTS)], LAYOUTS[n % len(LAYOUTS)]
         x = rows_of(rng, count, n, kind)[:, None]
         alone = [moments(verbs, row, np.ones(row.shape, bool), centre, LAYOUTS[0]) for row in x[:, None]]
+        among = moments(verbs, x, None, centre, layout)
+        assert_all_same_bits(among, np.concatenate(alone, axis=1), MOMENTS, f"{count} x {n}")
+
+
+def mislead(row, kind):
+    """Moves the elements that the kernels sample, a quarter from either end, away from the others."""
+    low = len(row) // (4 * kind.lanes) * kind.lanes
+    high = len(row) // kind.lanes * kind.lanes - kind.lanes - low
+    for start in (low, high):
+        row[start : start + kind.lanes] = kind.narrow(kind.widen(row[start : start + kind.lanes]) + 50)
+
+
+@pytest.mark.parametrize("centre", [True, False], ids=["around the mean", "around 0"])
+def test_moments_of_longer_rows(tier, kind, centre, rng):
+    verbs = kind.verbs(tier)
+    for i, n in enumerate(range(2 * kind.lanes, 17 * kind.lanes, kind.lanes // 2 + 3)):
+        count, layout = COUNTS[i % len(COUNTS)], LAYOUTS[i % len(LAYOUTS)]
+        x = rows_of(rng, count, n, kind)
+        mislead(x[0], kind)
+        x = x[:, None]
+        alone = [moments(verbs, row, None, centre, LAYOUTS[0]) for row in x[:, None]]
         among = moments(verbs, x, None, centre, layout)
         assert_all_same_bits(among, np.concatenate(alone, axis=1), MOMENTS, f"{count} x {n}")
 
