@@ -134,10 +134,13 @@ static void FN(moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
 INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_dots *p,
                            int has_x, int along, int weight_along, int shifted, A *sg, A *sgx, A *sx) {
     const char *gs[FN(SWEEP)], *xs[FN(SWEEP)];
+    WALK walks_g[FN(SWEEP)], walks_x[FN(SWEEP)];
     vec mean[FN(SWEEP)], rstd[FN(SWEEP)], shift[FN(SWEEP)], weight[FN(SWEEP)];
     UNROLL for (int i = 0; i < rows; i++) {
         gs[i] = dy.base + (r0 + i) * dy.step;
         xs[i] = has_x ? x.base + (r0 + i) * x.step : NULL;
+        walks_g[i] = WALK_FROM(gs[i]);
+        walks_x[i] = WALK_FROM(has_x ? xs[i] : gs[i]);
         mean[i] = FN(param_splat)(p->mean, r0 + i, 0);
         rstd[i] = FN(param_splat)(p->rstd, r0 + i, 1);
         shift[i] = FN(param_splat)(p->shift, r0 + i, 0);
@@ -158,11 +161,11 @@ INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, in
         }
         UNROLL for (int i = 0; i < rows; i++) {
             const uint8_t *inside = FN(mask_row)(mask, r0 + i);
-            vec g = FN(fetch)(gs[i], at, k, 0) * (weight_along ? FN(fetch_a)(weights, at, k) : weight[i]);
+            vec g = FN(take)(&walks_g[i], gs[i], at, k, 0) * (weight_along ? FN(fetch_a)(weights, at, k) : weight[i]);
             g = FN(zero_outside)(inside, at, k, g);
             tg += g;
             if (has_x) {
-                vec xhat = (FN(fetch)(xs[i], at, k, 0) - (along ? m : mean[i])) * (along ? s : rstd[i]);
+                vec xhat = (FN(take)(&walks_x[i], xs[i], at, k, 0) - (along ? m : mean[i])) * (along ? s : rstd[i]);
                 xhat = FN(zero_outside)(inside, at, k, xhat);
                 tgx += g * (shifted ? FN(zero_outside)(inside, at, k, xhat - (along ? h : shift[i])) : xhat);
                 if (along) tx += xhat;

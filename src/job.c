@@ -129,7 +129,7 @@ fn_cut fn_cut_make(const fn_job *job) {
                                                         : TILE_BYTES;
         cut.run = plan->nkept ? plan->kept[plan->nkept - 1].len : 1;
         cut.block_rows = even(cut.run, min(TILE_ROWS, tile_bytes / (per * n * size)));
-        if (job->column_sums) cut.block_rows = min(cut.run, max(cut.block_rows, 4)); /* combine_cols takes four */
+        if (job->column_sums) cut.block_rows = min(cut.run, max(cut.block_rows, 2)); /* combine_cols takes two */
         cut.slots = cut.block_rows;
         cut.units = 1;
         cut.row_blocks = ceil_div(cut.run, cut.block_rows);

@@ -85,6 +85,10 @@ INLINE vec FN(fetch)(const char *row, ptrdiff_t at, ptrdiff_t k, A fill) {
     const char *p = row + at * (ptrdiff_t)sizeof(T);
     return k >= VL ? LOAD(p) : LOADN(p, k, fill);
 }
+/* the same of a row that is read in order: in each of its vectors, one after the other */
+INLINE vec FN(take)(WALK *walk, const char *row, ptrdiff_t at, ptrdiff_t k, A fill) {
+    return k >= VL ? WALK_ON(walk, at) : LOADN(row + at * (ptrdiff_t)sizeof(T), k, fill);
+}
 INLINE void FN(put)(char *row, ptrdiff_t at, ptrdiff_t k, vec v) {
     char *p = row + at * (ptrdiff_t)sizeof(T);
     if (k >= VL)

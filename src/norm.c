@@ -5,6 +5,7 @@
 
 #include "norm.h"
 #include "vec16.h"
+#include "vec_walk.h"
 
 #define JOIN_(a, b) a##_##b
 #define JOIN(a, b) JOIN_(a, b)
@@ -51,6 +52,9 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define LOAD JOIN(load, K)
 #define LOADN JOIN(loadn, K)
 #define LOAD1 JOIN(load1, K)
+#define WALK JOIN(walk, K)
+#define WALK_FROM JOIN(walk_from, K)
+#define WALK_ON JOIN(walk_on, K)
 #define STORE JOIN(store, K)
 #define STOREN JOIN(storen, K)
 #define STORE1 JOIN(store1, K)

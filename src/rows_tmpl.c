@@ -3,6 +3,7 @@
 /* for j: s[lane(j)] += x[j] - c; `moved` is a constant, 0 where c is: additions are what these loops consist of */
 INLINE void FN(add_deviations)(const char *x, const uint8_t *mask, ptrdiff_t n, int moved, A c, vec s[U]) {
     vec t[U] = {{0}}, centre = SPLAT(c);
+    WALK walk = WALK_FROM(x);
     LANE_LOOP(
         n,
         UNROLL for (int u = 0; u < U; u++) {
@@ -10,7 +11,7 @@ INLINE void FN(add_deviations)(const char *x, const uint8_t *mask, ptrdiff_t n, 
             t[u] = (vec){0};
         },
         {
-            const vec v = FN(fetch)(x, at, k, c);
+            const vec v = FN(take)(&walk, x, at, k, c);
             t[u] += FN(zero_outside)(mask, at, k, moved ? v - centre : v);
         });
 }
@@ -19,6 +20,7 @@ INLINE void FN(add_deviations)(const char *x, const uint8_t *mask, ptrdiff_t n, 
 INLINE void FN(add_squares)(const char *x, const uint8_t *mask, ptrdiff_t n, int moved, int summed, A c, vec s[U],
                             vec q[U]) {
     vec t[U] = {{0}}, w[U] = {{0}}, centre = SPLAT(c);
+    WALK walk = WALK_FROM(x);
     LANE_LOOP(
         n,
         UNROLL for (int u = 0; u < U; u++) {
@@ -27,7 +29,7 @@ INLINE void FN(add_squares)(const char *x, const uint8_t *mask, ptrdiff_t n, int
             t[u] = w[u] = (vec){0};
         },
         {
-            const vec v = HELD(FN(fetch)(x, at, k, c)), d = FN(zero_outside)(mask, at, k, moved ? v - centre : v);
+            const vec v = HELD(FN(take)(&walk, x, at, k, c)), d = FN(zero_outside)(mask, at, k, moved ? v - centre : v);
             if (summed) t[u] += d;
             w[u] += d * d;
         });
@@ -173,6 +175,7 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
     const A *shift = FN(param_row)(p->shift, r), *weight = FN(param_row)(p->weight, r);
     const vec mean0 = FN(param_splat)(p->mean, r, 0), rstd0 = FN(param_splat)(p->rstd, r, 1);
     const vec shift0 = FN(param_splat)(p->shift, r, 0), weight0 = FN(param_splat)(p->weight, r, 1);
+    WALK walk_dy = WALK_FROM(dy), walk_x = WALK_FROM(has_x ? x : dy);
     LANE_LOOP(
         n,
         UNROLL for (int u = 0; u < U; u++) {
@@ -182,12 +185,12 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
             tg[u] = tgx[u] = tx[u] = (vec){0};
         },
         {
-            vec g = FN(fetch)(dy, at, k, 0) * (weight_along ? FN(fetch_a)(weight, at, k) : weight0);
+            vec g = FN(take)(&walk_dy, dy, at, k, 0) * (weight_along ? FN(fetch_a)(weight, at, k) : weight0);
             g = FN(inside_row)(k, FN(zero_outside)(mask, at, k, g));
             tg[u] += g;
             if (has_x) {
                 vec m = along ? FN(fetch_a)(mean, at, k) : mean0, s = along ? FN(fetch_a)(rstd, at, k) : rstd0;
-                const vec v = FN(fetch)(x, at, k, 0);
+                const vec v = FN(take)(&walk_x, x, at, k, 0);
                 vec xhat = FN(zero_outside)(mask, at, k, (centred ? v - m : v) * s);
                 xhat = FN(inside_row)(k, xhat);
                 vec moved = xhat;

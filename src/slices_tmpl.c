@@ -7,7 +7,7 @@ enum {
     FN(EACH_BYTES) = sizeof(A) == 8 ? 2048 : 4096, /* the least row that is normalized by itself */
     FN(BACKWARD_BYTES) = sizeof(A) == 8 ? 16384 : 24576,
     FN(SUMMED_BYTES) = 196608,  /* the same with sums of columns: from the second cache, but several rows at once */
-    FN(SUMMED_ROWS) = 4,        /* as many as combine_cols takes at once */
+    FN(SUMMED_ROWS) = 2,        /* as many as combine_cols takes at once */
     FN(EACH_ROWS) = 16,         /* of a tile without a mean, whose scalars are taken together: so many at most, */
     FN(PRODUCTS_BYTES) = 10240, /* of so many bytes of x */
 };
@@ -128,6 +128,7 @@ static void FN(scalars_of_rows)(ptrdiff_t k, ptrdiff_t n, int centre, const doub
 /* for j: q[lane(j)] += x[j]^2; c[lane(j)] += dy[j] * x[j] */
 INLINE void FN(add_products)(const char *dy, const char *x, ptrdiff_t n, vec q[U], vec c[U]) {
     vec t[U] = {{0}}, w[U] = {{0}};
+    WALK walk_dy = WALK_FROM(dy), walk_x = WALK_FROM(x);
     LANE_LOOP(
         n,
         UNROLL for (int u = 0; u < U; u++) {
@@ -136,7 +137,7 @@ INLINE void FN(add_products)(const char *dy, const char *x, ptrdiff_t n, vec q[U
             t[u] = w[u] = (vec){0};
         },
         {
-            const vec v = HELD(FN(fetch)(x, at, k, 0)), g = FN(fetch)(dy, at, k, 0);
+            const vec v = HELD(FN(take)(&walk_x, x, at, k, 0)), g = FN(take)(&walk_dy, dy, at, k, 0);
             t[u] += v * v;
             w[u] += FN(inside_row)(k, g * v);
         });

@@ -1,6 +1,7 @@
 /* The verbs that write a tile, apply and combine, and finalize, which makes their scalars. Written once in T. */
 
-enum { FN(TOGETHER) = 4 }; /* rows that share a load of what varies along the row */
+/* rows that share a load of what varies along the row: with all that goes along with each, four do not fit the registers */
+enum { FN(TOGETHER) = 2 };
 
 /* `rows` rows at once, so that what varies along the row is loaded once for all of them. `rows`, `along` (mean, comp,
  * rstd and prescale), `compensated` (whether any comp is not 0), `prescaled`, `weight_along` and `bias_along` are
@@ -10,10 +11,12 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
                            int along, int compensated, int prescaled, int weight_along, int bias_along) {
     const char *xs[FN(TOGETHER)];
     char *ys[FN(TOGETHER)];
+    WALK walks[FN(TOGETHER)];
     vec mean[FN(TOGETHER)], comp[FN(TOGETHER)], rstd[FN(TOGETHER)], prescale[FN(TOGETHER)];
     vec weight[FN(TOGETHER)], bias[FN(TOGETHER)];
     UNROLL for (int i = 0; i < rows; i++) {
         xs[i] = x.base + (r0 + i) * x.step;
+        walks[i] = WALK_FROM(xs[i]);
         ys[i] = (char *)y.base + (r0 + i) * y.step;
         mean[i] = FN(param_splat)(p->mean, r0 + i, 0);
         comp[i] = FN(param_splat)(p->comp, r0 + i, 0);
@@ -36,7 +39,7 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
         if (weight_along) w = FN(fetch_a)(weights, at, k);
         if (bias_along) b = FN(fetch_a)(biases, at, k);
         UNROLL for (int i = 0; i < rows; i++) {
-            vec v = FN(fetch)(xs[i], at, k, 0);
+            vec v = FN(take)(&walks[i], xs[i], at, k, 0);
             if (prescaled) v *= along ? pre : prescale[i];
             v -= along ? m : mean[i];
             if (compensated) v -= along ? c : comp[i];
@@ -87,7 +90,7 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
     } else if (compensated) {
         APPLY_EACH(0, 1, 0, weight_along, bias_along);
     } else if (both) {
-        if (steady) APPLY_TOGETHER(R / 2, 0, 0, 0, 1, 1); /* all four, with a mean and rstd each, are slower */
+        if (steady) APPLY_TOGETHER(R, 0, 0, 0, 1, 1);
         APPLY_EACH(0, 0, 0, 1, 1);
     } else if (neither) {
         APPLY_EACH(0, 0, 0, 0, 0);
@@ -184,10 +187,13 @@ INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, pt
                              const fn_adjoint *p, int past, int has_x, int centred, int along, int weight_along) {
     const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
     char *ds[FN(TOGETHER)];
+    WALK walks_g[FN(TOGETHER)], walks_x[FN(TOGETHER)];
     vec mean[FN(TOGETHER)], rstd[FN(TOGETHER)], c1[FN(TOGETHER)], c2[FN(TOGETHER)], weight[FN(TOGETHER)];
     UNROLL for (int i = 0; i < rows; i++) {
         gs[i] = dy.base + (r0 + i) * dy.step;
         xs[i] = has_x ? x.base + (r0 + i) * x.step : NULL;
+        walks_g[i] = WALK_FROM(gs[i]);
+        walks_x[i] = WALK_FROM(has_x ? xs[i] : gs[i]);
         ds[i] = (char *)dx.base + (r0 + i) * dx.step;
         mean[i] = FN(param_splat)(p->mean, r0 + i, 0);
         rstd[i] = FN(param_splat)(p->rstd, r0 + i, 1);
@@ -209,10 +215,10 @@ INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, pt
         UNROLL for (int i = 0; i < rows; i++) {
             const uint8_t *inside = FN(mask_row)(mask, r0 + i);
             const vec scale = along ? s : rstd[i];
-            vec g = FN(fetch)(gs[i], at, k, 0) * (weight_along ? w : weight[i]);
+            vec g = FN(take)(&walks_g[i], gs[i], at, k, 0) * (weight_along ? w : weight[i]);
             vec d = along ? a : c1[i];
             if (has_x) {
-                const vec v = FN(fetch)(xs[i], at, k, 0);
+                const vec v = FN(take)(&walks_x[i], xs[i], at, k, 0);
                 const vec share = ((centred ? v - (along ? m : mean[i]) : v) * scale) * (along ? b : c2[i]);
                 d = centred ? d + share : share;
             }
@@ -223,21 +229,19 @@ INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, pt
 
 static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n,
                         const fn_adjoint *p) {
-    enum { WIDE = 128, R = FN(TOGETHER) }; /* two rows of WIDE columns or fewer are as fast as four, and sooner done */
+    enum { R = FN(TOGETHER) };
     const fn_tile none = {0};
     const int weight_along = p->weight.a && p->weight.along, has_x = x.base != NULL, along = p->rstd.along;
     const int past = FN(way_past)(p->past, dx, rows, n);
     const ptrdiff_t many = FN(rows_in_one)(rows, n);
     ptrdiff_t r = many && !mask.base ? FN(combine_narrow)(dy, x, dx, rows, n, many, p) : 0;
-#define COMBINE_TOGETHER(R, weight_along)                                                                              \
-    for (; r + R <= rows; r += R) FN(combine_rows)(dy, x, none, dx, r, R, n, p, past, 1, 1, 1, weight_along)
-    if (!mask.base && has_x && along && !(weight_along && p->weight.step)) {
-        if (weight_along && n > WIDE) COMBINE_TOGETHER(R, 1);
-        if (weight_along) COMBINE_TOGETHER(R / 2, 1);
-        if (n > WIDE) COMBINE_TOGETHER(R, 0);
-        COMBINE_TOGETHER(R / 2, 0);
+    const int together = !mask.base && has_x && along && !(weight_along && p->weight.step);
+    for (; together && r + R <= rows; r += R) {
+        if (weight_along)
+            FN(combine_rows)(dy, x, none, dx, r, R, n, p, past, 1, 1, 1, 1);
+        else
+            FN(combine_rows)(dy, x, none, dx, r, R, n, p, past, 1, 1, 1, 0);
     }
-#undef COMBINE_TOGETHER
     const int centred = p->mean.a || p->c1.a;
 #define COMBINE_ROW(mask, ...) FN(combine_rows)(dy, x, mask, dx, r, 1, n, p, past, __VA_ARGS__)
     for (; r < rows; r++) {
@@ -261,11 +265,14 @@ INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r
                                   A *sgx) {
     const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
     char *ds[FN(TOGETHER)];
+    WALK walks_g[FN(TOGETHER)], walks_x[FN(TOGETHER)];
     vec mean[FN(TOGETHER)], rstd[FN(TOGETHER)], c1[FN(TOGETHER)], c2[FN(TOGETHER)], shift[FN(TOGETHER)];
     const vec weight = FN(param_splat)(p->weight, r0, 1);
     UNROLL for (int i = 0; i < rows; i++) {
         gs[i] = dy.base + (r0 + i) * dy.step;
         xs[i] = x.base + (r0 + i) * x.step;
+        walks_g[i] = WALK_FROM(gs[i]);
+        walks_x[i] = WALK_FROM(xs[i]);
         ds[i] = (char *)dx.base + (r0 + i) * dx.step;
         mean[i] = FN(param_splat)(p->mean, r0 + i, 0);
         rstd[i] = FN(param_splat)(p->rstd, r0 + i, 1);
@@ -278,7 +285,7 @@ INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r
         const vec w = weight_along ? FN(fetch_a)(weights, at, k) : weight;
         vec tg = {0}, tgx = {0};
         UNROLL for (int i = 0; i < rows; i++) {
-            const vec g = FN(fetch)(gs[i], at, k, 0), v = FN(fetch)(xs[i], at, k, 0);
+            const vec g = FN(take)(&walks_g[i], gs[i], at, k, 0), v = FN(take)(&walks_x[i], xs[i], at, k, 0);
             const vec xhat = (centred ? v - mean[i] : v) * rstd[i], gx = g * (shifted ? xhat - shift[i] : xhat);
             tg = i ? tg + g : g;
             tgx = i ? tgx + gx : gx;
