@@ -61,6 +61,7 @@ cdef extern from "norm.h":
         const char *name
         size_t size
         size_t compute_size
+        const fn_verbs *across
         double (*load1)(const void *p) noexcept
         void (*store1)(void *p, double value) noexcept
         void (*moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
@@ -204,13 +205,22 @@ cdef fn_adjoint adjoint_of(mean, rstd, c1, c2, shift, weight, ptrdiff_t rows, pt
 # ---- verbs ------------------------------------------------------------------------------------------------------
 
 cdef class Verbs:
-    """The verbs of one dtype on one tier. `past`: results go past the caches."""
+    """The verbs of one dtype on one tier. `past`: results go past the caches.
+
+    across : bool
+        Those for rows that stand across cache lines, where the tier has some.
+    """
 
     cdef const fn_verbs *verbs
     cdef public bint past
 
-    def __init__(self, tier, int code):
+    cdef readonly bint across
+
+    def __init__(self, tier, int code, bint across=False):
         self.verbs = (<const fn_tier *> PyCapsule_GetPointer(tier, "fastnorm.tier")).verbs[code]
+        self.across = across and self.verbs.across is not NULL
+        if self.across:
+            self.verbs = self.verbs.across
 
     @property
     def name(self):

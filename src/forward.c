@@ -284,6 +284,7 @@ int fn_forward(fn_job *job) {
     fn_forward_job f = {.job = job};
     int status = fn_param_pack(job, FN_WEIGHT, &packed_weight) | fn_param_pack(job, FN_BIAS, &packed_bias);
     if (status == FN_OK) {
+        job->verbs = fn_verbs_of(job);
         job->whole_rows = fn_can_be_whole(job);
         job->per = job->whole_rows ? fn_rows_of_slice(job) : 1;
         job->past = fn_goes_past(job);

@@ -98,6 +98,11 @@ ptrdiff_t fn_abreast(const fn_job *job, const fn_cut *cut, int workers);
 const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut);
 const fn_axis *fn_whole_axis(const fn_job *job, const fn_cut *cut);
 
+/* ---- verbs ------------------------------------------------------------------------------------------------------ */
+
+/* those of the job's dtype, or where its long rows stand across cache lines those that are made for that; the same bits */
+const fn_verbs *fn_verbs_of(const fn_job *job);
+
 /* ---- scratch ---------------------------------------------------------------------------------------------------- */
 
 /* Cuts aligned pieces off `size` bytes at `base`. Beyond them it only counts: `used` then says how many there must be. */

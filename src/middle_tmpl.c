@@ -9,14 +9,10 @@ INLINE int FN(is_middle)(ptrdiff_t n) { return VBYTES == 64 && n >= 2 * LANES &&
 INLINE void FN(add_four)(const char *const rows[4], ptrdiff_t n, int moved, int summed, FOUR c, vec s[4][U],
                          vec q[4][U]) {
     vec centre[4];
-    WALK walks[4];
-    UNROLL for (int i = 0; i < 4; i++) {
-        centre[i] = SPLAT(c[i]);
-        walks[i] = WALK_FROM(rows[i]);
-    }
+    UNROLL for (int i = 0; i < 4; i++) centre[i] = SPLAT(c[i]);
     RUN_LOOP(n, {
         UNROLL for (int i = 0; i < 4; i++) {
-            const vec v = HELD(FN(take)(&walks[i], rows[i], at, k, c[i])), d = moved ? v - centre[i] : v;
+            const vec v = HELD(FN(fetch)(rows[i], at, k, c[i])), d = moved ? v - centre[i] : v;
             if (summed) s[i][u] += d;
             q[i][u] += d * d;
         }

@@ -49,18 +49,18 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 }
 
 #define FN(name) JOIN(name, K)
-#define LOAD JOIN(load, K)
-#define LOADN JOIN(loadn, K)
-#define LOAD1 JOIN(load1, K)
-#define WALK JOIN(walk, K)
-#define WALK_FROM JOIN(walk_from, K)
-#define WALK_ON JOIN(walk_on, K)
-#define STORE JOIN(store, K)
-#define STOREN JOIN(storen, K)
-#define STORE1 JOIN(store1, K)
-#define STREAM JOIN(stream, K)
-#define STREAM16 JOIN(stream16, K)
-#define STREAM16N JOIN(stream16n, K)
+#define LOAD JOIN(load, S)
+#define LOADN JOIN(loadn, S)
+#define LOAD1 JOIN(load1, S)
+#define WALK JOIN(HOW, S)
+#define WALK_FROM JOIN(JOIN(HOW, from), S)
+#define WALK_ON JOIN(JOIN(HOW, on), S)
+#define STORE JOIN(store, S)
+#define STOREN JOIN(storen, S)
+#define STORE1 JOIN(store1, S)
+#define STREAM JOIN(stream, S)
+#define STREAM16 JOIN(stream16, S)
+#define STREAM16N JOIN(stream16n, S)
 #define LOAD_A JOIN(load, KA)
 #define LOADN_A JOIN(loadn, KA)
 #define STORE_A JOIN(store, KA)
@@ -77,31 +77,53 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define FIRST JOIN(first, KA)
 #define HELD JOIN(held, KA)
 
-/* K the element kind and KA its compute kind as vec.h names them, T and A their C types */
+/* S is the element kind and KA its compute kind as vec.h names them, T and A their C types. K names the verbs: those of S,
+ * or in the tiers that gain by it another table of them, for rows across cache lines. HOW: rows are read in order so. */
+#define ACROSS NULL
+
 #define KA f32
 #define A float
 #define W double /* wider than A */
 #define vec vf32
 #define ivec vi32
 
-#define K f32
+#define S f32
 #define T float
+#ifdef FN_WALKS
+#define HOW walk
+#define K f32_across
 #include "verbs_tmpl.c"
 #undef K
+#undef HOW
+#undef ACROSS
+#define ACROSS &verbs_f32_across
+#endif
+#define HOW plain
+#define K f32
+#include "verbs_tmpl.c"
+#undef K
+#undef S
 #undef T
+#undef ACROSS
+#define ACROSS NULL
 
+#define S f16
 #define K f16
 #define T f16
 #include "verbs_tmpl.c"
 #undef K
+#undef S
 #undef T
 
+#define S bf16
 #define K bf16
 #define T bf16
 #include "verbs_tmpl.c"
 #undef K
+#undef S
 #undef T
 
+#undef HOW
 #undef KA
 #undef A
 #undef W
@@ -113,8 +135,20 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define W long double
 #define vec vf64
 #define ivec vi64
-#define K f64
+
+#define S f64
 #define T double
+#ifdef FN_WALKS
+#define HOW walk
+#define K f64_across
+#include "verbs_tmpl.c"
+#undef K
+#undef HOW
+#undef ACROSS
+#define ACROSS &verbs_f64_across
+#endif
+#define HOW plain
+#define K f64
 #include "verbs_tmpl.c"
 
 extern const fn_tier JOIN(fn_tier, FN_TIER);

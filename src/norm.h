@@ -108,9 +108,10 @@ typedef struct {
     int past;                /* as in fn_affine */
 } fn_slices;
 
-typedef struct {
+typedef struct fn_verbs {
     const char *name;
-    size_t size, compute_size; /* sizeof(T), sizeof(A) */
+    size_t size, compute_size;     /* sizeof(T), sizeof(A) */
+    const struct fn_verbs *across; /* the same, faster where long rows stand across cache lines; NULL: there are none */
 
     double (*load1)(const void *p);
     void (*store1)(void *p, double value);

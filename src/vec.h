@@ -1,5 +1,5 @@
-/* The vector vocabulary. This file, vec16.h (float16 and bfloat16) and vec_fma.h hold all intrinsics, and alone know how an
- * element is stored; vec_sum.h has the sums.
+/* The vector vocabulary. This file, vec16.h (float16 and bfloat16), vec_walk.h (rows read in order) and vec_fma.h hold all
+ * intrinsics, and alone know how an element is stored; vec_sum.h has the sums.
  *
  * A vector holds VBYTES bytes of the compute type A (float, or double for float64 storage). + - * and comparisons are
  * the compiler's own on GNU vector types; what is missing there stands here, once per element kind K:

@@ -1,6 +1,6 @@
-/* All verbs of one dtype, and their table. norm.c has named T, A, K and the vectors. */
-#if !defined(T) || !defined(A) || !defined(K) || !defined(KA)
-#error "norm.c defines T, A, K and KA before it includes this template"
+/* All verbs of one dtype, and their table. norm.c has named T, A, S, K, HOW and the vectors. */
+#if !defined(T) || !defined(A) || !defined(S) || !defined(K) || !defined(KA) || !defined(HOW)
+#error "norm.c defines T, A, S, K, KA and HOW before it includes this template"
 #endif
 
 #include "lanes.h"
@@ -17,9 +17,10 @@ static void FN(write)(void *p, double value) { STORE1(p, (A)value); }
 
 #define verbs FN(verbs)
 static const fn_verbs verbs = {
-    .name = STRING(K),
+    .name = STRING(S),
     .size = sizeof(T),
     .compute_size = sizeof(A),
+    .across = ACROSS,
     .load1 = FN(read),
     .store1 = FN(write),
     .moments_rows = FN(moments_rows),

@@ -13,7 +13,12 @@ import numpy as np
 import fastnorm
 from fastnorm import _norm, _verbs
 
-TIERS = fastnorm.isa_tiers()
+# the tables of verbs: one of every tier, and that for rows across cache lines where it has one
+ACROSS = " across"
+TIERS = [
+    *fastnorm.isa_tiers(),
+    *(t + ACROSS for t in fastnorm.isa_tiers() if _verbs.Verbs(_norm.tier_capsule(t), 0, True).across),
+]
 WIDE = np.longdouble  # of the oracle; where it is no wider than float64 the bounds still hold
 
 # every length up to 200, and lane multiples with their neighbours beyond that
@@ -65,7 +70,7 @@ class Kind(NamedTuple):
             return bfloat16_to_float32(a) if self.name == "bf16" else a.astype(self.compute)
 
     def verbs(self, tier):
-        return _verbs.Verbs(_norm.tier_capsule(tier), self.code)
+        return _verbs.Verbs(_norm.tier_capsule(tier.removesuffix(ACROSS)), self.code, tier.endswith(ACROSS))
 
 
 KINDS = [

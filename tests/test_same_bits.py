@@ -116,6 +116,26 @@ def test_threads_and_tiers_change_no_bit(name, variant, tiers, rng):
             assert_same(forward_and_backward(x, dy, options), expected, NAMES, tier)
 
 
+def standing(a, past):
+    """The same array, whose first element stands so many bytes past a cache line."""
+    memory = np.empty(a.nbytes + 128, np.uint8)
+    start = (past - memory.ctypes.data) % 64
+    view = np.ndarray(a.shape, a.dtype, memory, start)
+    view[...] = a
+    return view
+
+
+@pytest.mark.parametrize("dtype", (FLOAT32, FLOAT64), ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_where_arrays_stand_changes_no_bit(name, dtype, rng):
+    x, dy, options = inputs(rng, name, "plain", dtype)
+    expected = forward_and_backward(standing(x, 0), standing(dy, 0), options)
+    # across cache lines, one of them or both, at multiples of an element and between
+    for past, of_dy in ((16, 16), (0, 48), (60, 0), (8, 24), (1, 2)):
+        actual = forward_and_backward(standing(x, past), standing(dy, of_dy), options)
+        assert_same(actual, expected, NAMES, f"{past} and {of_dy} bytes past a line")
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", list(CASES)[::3])
 def test_every_dtype(name, dtype, tiers, rng):
