@@ -17,6 +17,8 @@ cdef extern from "norm.h":
     ctypedef struct fn_tile:
         const char *base
         ptrdiff_t step
+    ctypedef struct fn_runs:
+        ptrdiff_t count, x, dy
     ctypedef struct fn_param:
         const void *a
         ptrdiff_t step
@@ -66,13 +68,13 @@ cdef extern from "norm.h":
         void (*store1)(void *p, double value) noexcept
         void (*moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
                              ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out) noexcept
-        void (*moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
+        void (*moments_cols)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
                              fn_moments out) noexcept
         void (*apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) noexcept
         void (*dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
                           fn_sums out) noexcept
-        void (*dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
-                          void *work, fn_sums out) noexcept
+        void (*dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n,
+                          const fn_dots *p, void *work, fn_sums out) noexcept
         void (*combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n,
                         const fn_adjoint *p) noexcept
         void (*combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
@@ -117,11 +119,12 @@ cdef extern from "job.h":
         ptrdiff_t slices
     ctypedef struct fn_block:
         ptrdiff_t offset[9]
-        ptrdiff_t rows, width
+        ptrdiff_t rows, width, runs
     fn_cut fn_cut_make(const fn_job *job) noexcept
     fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit) noexcept
     fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block) noexcept
     const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut) noexcept
+    ptrdiff_t fn_run_step(const fn_job *job, const fn_block *block, int operand) noexcept
 
 cnp.import_array()
 
@@ -202,6 +205,23 @@ cdef fn_adjoint adjoint_of(mean, rstd, c1, c2, shift, weight, ptrdiff_t rows, pt
     return p
 
 
+cdef object first_run(a):
+    return a[0] if a is not None and a.ndim == 3 else a
+
+
+cdef fn_runs runs_of(x, dy):
+    cdef fn_runs runs
+    runs.count, runs.x, runs.dy = 1, 0, 0
+    for a in (x, dy):
+        if a is not None and a.ndim == 3:
+            runs.count = a.shape[0]
+    if x is not None and x.ndim == 3:
+        runs.x = x.strides[0]
+    if dy is not None and dy.ndim == 3:
+        runs.dy = dy.strides[0]
+    return runs
+
+
 # ---- verbs ------------------------------------------------------------------------------------------------------
 
 cdef class Verbs:
@@ -265,9 +285,11 @@ cdef class Verbs:
                                 rows, n, centre, moments_of(out, cells))
 
     def moments_cols(self, cnp.ndarray x, mask, bint centre, work, out):
-        cdef ptrdiff_t rows = x.shape[0], n = x.shape[1]
-        self.verbs.moments_cols(tile_of(x, rows, n, self.verbs.size), tile_of(mask, rows, n, 1), rows, n, centre,
-                                values(work, 4 * n, self.verbs.compute_size), moments_of(out, n))
+        """x: (rows, n), or without a mask (runs, rows, n)."""
+        cdef fn_runs runs = runs_of(x, None)
+        cdef ptrdiff_t rows = x.shape[x.ndim - 2], n = x.shape[x.ndim - 1]
+        self.verbs.moments_cols(tile_of(first_run(x), rows, n, self.verbs.size), tile_of(mask, rows, n, 1), runs, rows,
+                                n, centre, values(work, 4 * n, self.verbs.compute_size), moments_of(out, n))
 
     def apply(self, cnp.ndarray x, cnp.ndarray y, mean=None, comp=None, rstd=None, prescale=None, weight=None,
               bias=None):
@@ -289,11 +311,14 @@ cdef class Verbs:
                              &p, sums_of(out, rows))
 
     def dots_cols(self, cnp.ndarray dy, x, mask, work, out, mean=None, rstd=None, shift=None, weight=None):
-        cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
+        """dy and x: (rows, n), or without a mask (runs, rows, n)."""
+        cdef fn_runs runs = runs_of(x, dy)
+        cdef ptrdiff_t rows = dy.shape[dy.ndim - 2], n = dy.shape[dy.ndim - 1]
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_dots p = dots_of(mean, rstd, shift, weight, rows, n, compute)
-        self.verbs.dots_cols(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(mask, rows, n, 1), rows, n,
-                             &p, values(work, 3 * n, compute), sums_of(out, n))
+        self.verbs.dots_cols(tile_of(first_run(dy), rows, n, size), tile_of(first_run(x), rows, n, size),
+                             tile_of(mask, rows, n, 1), runs, rows, n, &p, values(work, 3 * n, compute),
+                             sums_of(out, n))
 
     def combine(self, cnp.ndarray dy, x, mask, cnp.ndarray dx, mean=None, rstd=None, c1=None, c2=None, weight=None):
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
@@ -394,8 +419,8 @@ def plan(axes, ptrdiff_t size):
 
 
 def cut(axes, ptrdiff_t size, ptrdiff_t compute_size, bint backward=False):
-    """How the drivers cut this plan: a dict, with the blocks as (unit, chunk, rows, width, offset of x, row step of x,
-    column step of x)."""
+    """How the drivers cut this plan: a dict, with the blocks as (unit, chunk, runs, rows, width, offset of x, run step
+    of x, row step of x, column step of x)."""
     cdef fn_job job
     cdef fn_axis c_axes[65]
     cdef fn_verbs verbs
@@ -417,5 +442,6 @@ def cut(axes, ptrdiff_t size, ptrdiff_t compute_size, bint backward=False):
         unit = fn_cut_unit(&job, &c, u)
         for b in range(c.blocks):
             block = fn_cut_block(&job, &c, &unit, b)
-            blocks.append((u, b // c.chunk_blocks, block.rows, block.width, block.offset[0], row_step, column_step))
+            blocks.append((u, b // c.chunk_blocks, block.runs, block.rows, block.width, block.offset[0],
+                           fn_run_step(&job, &block, 0), row_step, column_step))
     return {"whole_rows": bool(c.many_rows or c.interleaved), "units": c.units, "chunks": c.chunks, "blocks": blocks}

@@ -27,9 +27,14 @@ void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inpu
                           .c2 = fn_by_slot(b, u->c2),
                           .weight = fn_param_at(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
                           .past = job->past};
-    const fn_tile x = job->scale && !job->given ? in->x : (fn_tile){0};
+    fn_tile x = job->scale && !job->given ? in->x : (fn_tile){0}, dy = in->dy;
     fn_tile dx = fn_tile_out(job, &b->cut, k->offset, k->width, w->dx_tile);
-    job->verbs->combine(in->dy, x, in->mask, dx, k->rows, k->width, &p);
+    for (ptrdiff_t i = 0; i < k->runs; i++) {
+        job->verbs->combine(dy, x, in->mask, dx, k->rows, k->width, &p);
+        if (x.base) x.base += fn_run_step(job, k, FN_X);
+        dy.base += fn_run_step(job, k, FN_DY);
+        dx.base += fn_run_step(job, k, FN_Y);
+    }
     fn_tile_flush(job, &b->cut, dx, k->offset, k->rows, k->width);
 }
 
@@ -110,8 +115,8 @@ static void add_elements(const fn_backward_job *b, const fn_block *k, const fn_i
             memset(into.g, 0, (size_t)k->width * sizeof(double));
             memset(into.gx, 0, (size_t)k->width * sizeof(double));
         }
-        verbs->dots_cols(fn_tile_from(in->dy, r), fn_tile_from(x, r), fn_tile_from(in->mask, r), rows, k->width, &q,
-                         w->work, into);
+        verbs->dots_cols(fn_tile_from(in->dy, r), fn_tile_from(x, r), fn_tile_from(in->mask, r), (fn_runs){1, 0, 0},
+                         rows, k->width, &q, w->work, into);
         if (in_place) continue;
         if (dbias) add_columns(b, part_of(b, b->dbias, job->ndbias, part), job->dbias, first, step, into.g, k->width);
         if (dweight)

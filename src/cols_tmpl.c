@@ -52,6 +52,12 @@ static void FN(sweep_all_moments)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdi
     if (many) FN(moments_narrow)(fn_tile_from(x, single), rows - single, n, many, c, s, q);
 }
 
+/* the same over several tiles */
+static void FN(sweep_runs_moments)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s,
+                                   A *q) {
+    for (ptrdiff_t i = 0; i < runs.count; i++) FN(sweep_all_moments)(FN(run_of)(x, i, runs.x), mask, rows, n, c, s, q);
+}
+
 /* count and first element of each column, through the mask */
 static void FN(first_inside)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, A *c, double *count) {
     for (ptrdiff_t j = 0; j < n; j++) {
@@ -105,7 +111,7 @@ static ptrdiff_t FN(close_columns)(ptrdiff_t n, int centre, const A *c, const A 
     return far;
 }
 
-static void FN(moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
+static void FN(moments_cols)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
                              fn_moments out) {
     A *c = work, *s = c + n, *q = s + n, *m = q + n;
     memset(c, 0, 3 * (size_t)n * sizeof(A));
@@ -113,10 +119,10 @@ static void FN(moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
         FN(first_inside)(x, mask, rows, n, c, out.count);
         if (!centre) memset(c, 0, (size_t)n * sizeof(A));
     } else {
-        for (ptrdiff_t j = 0; j < n; j++) out.count[j] = (double)rows;
-        if (centre) FN(guess_cols)(x, rows, n, c);
+        for (ptrdiff_t j = 0; j < n; j++) out.count[j] = (double)(runs.count * rows);
+        if (centre) FN(guess_cols)(FN(run_of)(x, runs.count / 2, runs.x), rows, n, c);
     }
-    FN(sweep_all_moments)(x, mask, rows, n, c, s, q);
+    FN(sweep_runs_moments)(x, mask, runs, rows, n, c, s, q);
     if (!FN(close_columns)(n, centre, c, s, q, out)) return;
 
     /* once more around the means; where the guess was good, around the same guess, so that columns stay independent */
@@ -125,7 +131,7 @@ static void FN(moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t 
         m[j] = taken > FAR_COLS * (double)q[j] ? (A)out.mean[j] : c[j];
     }
     memset(s, 0, 2 * (size_t)n * sizeof(A));
-    FN(sweep_all_moments)(x, mask, rows, n, m, s, q);
+    FN(sweep_runs_moments)(x, mask, runs, rows, n, m, s, q);
     FN(close_columns)(n, centre, m, s, q, out);
 }
 
@@ -215,15 +221,16 @@ static void FN(sweep_all_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t ro
 #undef SWEEP_EACH
 
 /* along: the statistics vary by column, and are then the same for every row of the tile (their step is 0) */
-static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
-                          void *work, fn_sums out) {
+static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n,
+                          const fn_dots *p, void *work, fn_sums out) {
     const fn_tile none = {0};
     const int has_x = x.base != NULL, along = has_x && p->mean.a && p->mean.along;
     A *sg = work, *sgx = sg + n, *sx = sgx + n;
     memset(work, 0, 3 * (size_t)n * sizeof(A));
-    FN(sweep_all_dots)(dy, x, mask, rows, n, p, sg, sgx, sx);
-    FN(add_cols)(dy, none, mask, rows, n, p, sg, out.g);
-    if (has_x) FN(add_cols)(dy, x, mask, rows, n, p, sgx, out.gx);
+    for (ptrdiff_t i = 0; i < runs.count; i++)
+        FN(sweep_all_dots)(FN(run_of)(dy, i, runs.dy), FN(run_of)(x, i, runs.x), mask, rows, n, p, sg, sgx, sx);
+    FN(add_cols)(dy, none, mask, runs, rows, n, p, sg, out.g);
+    if (has_x) FN(add_cols)(dy, x, mask, runs, rows, n, p, sgx, out.gx);
     const A *mean = p->mean.a, *rstd = p->rstd.a;
     for (ptrdiff_t j = 0; along && j < n; j++) out.x[j] += FN(is_slight)(mean[j] * rstd[j]) ? 0 : (double)sx[j];
 }

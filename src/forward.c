@@ -144,8 +144,11 @@ void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_st
     fn_tile y = fn_tile_out(job, &f->cut, b->offset, b->width, w->y_tile);
     if (job->data[FN_MASK]) /* what is left out may be far from the statistics */
         job->verbs->apply_far(x, y, b->rows, b->width, &p);
-    else
+    for (ptrdiff_t i = 0; !job->data[FN_MASK] && i < b->runs; i++) {
         job->verbs->apply(x, y, b->rows, b->width, &p);
+        x.base += fn_run_step(job, b, FN_X);
+        y.base += fn_run_step(job, b, FN_Y);
+    }
     fn_tile_flush(job, &f->cut, y, b->offset, b->rows, b->width);
 }
 
@@ -161,7 +164,8 @@ static void moments_of_block(const fn_forward_job *f, const fn_unit *unit, ptrdi
     fn_tile x = fn_tile_in(job, cut, FN_X, b.offset, b.rows, b.width, w->x_tile);
     fn_tile mask = fn_tile_in(job, cut, FN_MASK, b.offset, b.rows, b.width, w->mask_tile);
     if (job->plan.cols)
-        job->verbs->moments_cols(x, mask, b.rows, b.width, job->centre, w->work, out);
+        job->verbs->moments_cols(x, mask, (fn_runs){b.runs, fn_run_step(job, &b, FN_X), 0}, b.rows, b.width,
+                                 job->centre, w->work, out);
     else if (!mask.base && x.step == b.width * (ptrdiff_t)job->verbs->size) /* rows that adjoin are one */
         job->verbs->moments_rows(x, mask, 1, 0, 0, 1, b.rows * b.width, fn_wanted(job), out);
     else

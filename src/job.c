@@ -103,11 +103,24 @@ static ptrdiff_t rows_in_one(const fn_job *job) {
     return fn_rows_in_one(plan->n * (ptrdiff_t)job->verbs->compute_size);
 }
 
+/* Runs of columns' rows that make a block: short ones are taken together, or to begin and end their sums would cost more than
+ * these. Where nothing but x and dy varies from row to row. */
+static ptrdiff_t runs_in_block(const fn_job *job, ptrdiff_t block_bytes, ptrdiff_t run_bytes) {
+    const fn_plan *plan = &job->plan;
+    if (plan->nreduced < 2 || job->data[FN_MASK] || !fn_tiles_adjacent(job)) return 1;
+    for (int i = 0; i < plan->nreduced; i++)
+        for (int o = FN_WEIGHT; o < FN_NOPERANDS; o++)
+            if (plan->reduced[i].stride[o]) return 1;
+    const ptrdiff_t most =
+        FN_BLOCK_ROWS / plan->reduced[plan->nreduced - 1].len; /* narrow runs are not widened together */
+    return even(plan->reduced[plan->nreduced - 2].len, max(1, min(most, block_bytes / run_bytes)));
+}
+
 fn_cut fn_cut_make(const fn_job *job) {
     const fn_plan *plan = &job->plan;
     const ptrdiff_t size = (ptrdiff_t)job->verbs->size, compute = (ptrdiff_t)job->verbs->compute_size;
     const ptrdiff_t n = plan->n;
-    fn_cut cut = {.strips = 1, .strip = n, .slots = 1, .splits = 1, .split = n};
+    fn_cut cut = {.strips = 1, .strip = n, .slots = 1, .splits = 1, .split = n, .block_runs = 1};
 
     const int few = plan->regions < FEW_ROWS;
     const ptrdiff_t longest = job->column_sums ? (few ? LONG_ROW : COLUMN_SUMS_ROW) : (few ? FN_BLOCK_BYTES : LONG_ROW);
@@ -152,6 +165,8 @@ fn_cut fn_cut_make(const fn_job *job) {
         cut.split = cut.strip;
         cut.block_rows =
             even(cut.run, max(16, min(FN_BLOCK_ROWS * rows_in_one(job), COLS_BLOCK_BYTES / (cut.strip * size))));
+        if (cut.block_rows == cut.run)
+            cut.block_runs = runs_in_block(job, COLS_BLOCK_BYTES, cut.run * cut.strip * size);
     } else if (n * compute > FN_BLOCK_BYTES) {
         cut.split = fn_piece(n, compute);
         cut.splits = ceil_div(n, cut.split);
@@ -162,7 +177,11 @@ fn_cut fn_cut_make(const fn_job *job) {
     cut.units = plan->regions * cut.strips;
     cut.row_blocks = ceil_div(cut.run, cut.block_rows);
     cut.blocks = plan->rows / cut.run * cut.row_blocks * cut.splits;
-    group_chunks(&cut, cut.block_rows * cut.split * size);
+    if (cut.block_runs > 1) {
+        const ptrdiff_t runs = plan->reduced[plan->nreduced - 2].len;
+        cut.blocks = plan->rows / cut.run / runs * ceil_div(runs, cut.block_runs);
+    }
+    group_chunks(&cut, cut.block_runs * cut.block_rows * cut.split * size);
     return cut;
 }
 
@@ -201,8 +220,20 @@ fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit) {
 fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block) {
     const fn_plan *plan = &job->plan;
     if (cut->interleaved) { /* a row of each of the unit's slices */
-        fn_block out = {.first_row = block, .rows = unit->slices, .width = unit->width};
+        fn_block out = {.first_row = block, .rows = unit->slices, .width = unit->width, .runs = 1};
         for (int o = 0; o < FN_NOPERANDS; o++) out.offset[o] = unit->offset[o] + block * plan->reduced[0].stride[o];
+        return out;
+    }
+    if (cut->block_runs > 1) {
+        const fn_axis *outer = &plan->reduced[plan->nreduced - 2];
+        const ptrdiff_t each = ceil_div(outer->len, cut->block_runs), first = block % each * cut->block_runs;
+        fn_block out = {.first_row = (block / each * outer->len + first) * cut->run,
+                        .rows = cut->run,
+                        .width = unit->width,
+                        .runs = min(cut->block_runs, outer->len - first)};
+        memcpy(out.offset, unit->offset, sizeof out.offset);
+        fn_plan_seek(plan->reduced, plan->nreduced - 2, block / each, out.offset);
+        for (int o = 0; o < FN_NOPERANDS; o++) out.offset[o] += first * outer->stride[o];
         return out;
     }
     const fn_axis *axes = cut->many_rows ? plan->kept : plan->reduced, *row_axis = fn_row_axis(job, cut);
@@ -212,6 +243,7 @@ fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit,
     fn_block out = {.first_row = outer * cut->run + first,
                     .rows = min(cut->block_rows, cut->run - first),
                     .width = unit->width,
+                    .runs = 1,
                     .piece = piece};
     memcpy(out.offset, unit->offset, sizeof out.offset);
     if (naxes > 1 && outer) fn_plan_seek(axes, naxes - 1, outer, out.offset);
@@ -226,7 +258,7 @@ fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit,
 fn_block fn_cut_blocks(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last,
                        ptrdiff_t *count) {
     fn_block out = fn_cut_block(job, cut, unit, first);
-    *count = cut->splits > 1 ? 1 : min(last - first, cut->row_blocks - first % cut->row_blocks);
+    *count = cut->splits > 1 || cut->block_runs > 1 ? 1 : min(last - first, cut->row_blocks - first % cut->row_blocks);
     if (*count > 1) out.rows = min(*count * cut->block_rows, cut->run - first % cut->row_blocks * cut->block_rows);
     return out;
 }

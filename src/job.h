@@ -57,6 +57,8 @@ typedef struct {
     ptrdiff_t run;        /* rows that follow at one step: the innermost reduced axis (the innermost kept one) */
     ptrdiff_t row_blocks; /* blocks of one run */
     ptrdiff_t block_rows;
+    ptrdiff_t
+        block_runs; /* short runs of columns: so many to a block, along the axis outside the innermost reduced one */
     ptrdiff_t splits, split;                /* pieces of a long row, and their length */
     ptrdiff_t blocks, chunk_blocks, chunks; /* of a unit */
     ptrdiff_t units;
@@ -71,6 +73,7 @@ typedef struct {
 typedef struct {
     ptrdiff_t offset[FN_NOPERANDS];
     ptrdiff_t first_row, rows, width; /* first_row: counted over all of the unit's rows */
+    ptrdiff_t runs;                   /* so many times these rows, fn_run_step apart */
     ptrdiff_t piece;                  /* which split of the row */
 } fn_block;
 
@@ -85,6 +88,10 @@ fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit,
 static inline ptrdiff_t fn_chunk_end(const fn_cut *cut, ptrdiff_t chunk) {
     const ptrdiff_t end = (chunk + 1) * cut->chunk_blocks;
     return end < cut->blocks ? end : cut->blocks;
+}
+/* bytes from one of a block's runs to the next */
+static inline ptrdiff_t fn_run_step(const fn_job *job, const fn_block *b, int operand) {
+    return b->runs > 1 ? job->plan.reduced[job->plan.nreduced - 2].stride[operand] : 0;
 }
 /* as many of the blocks from `first` to before `last` as follow at one step, as one; `count` says how many */
 fn_block fn_cut_blocks(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last,

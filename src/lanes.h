@@ -162,6 +162,10 @@ INLINE fn_param FN(param_from)(fn_param p, ptrdiff_t r, ptrdiff_t j) {
 INLINE fn_tile FN(tile_at)(fn_tile t, ptrdiff_t r, ptrdiff_t j, ptrdiff_t size) {
     return (fn_tile){t.base ? t.base + r * t.step + j * size : NULL, t.step};
 }
+/* the tile of run i */
+INLINE fn_tile FN(run_of)(fn_tile t, ptrdiff_t i, ptrdiff_t bytes) {
+    return (fn_tile){t.base ? t.base + i * bytes : NULL, t.step};
+}
 /* nothing is to be corrected for the rounding of a mean of 0 */
 INLINE int FN(is_slight)(A deviations) { return deviations == 0; }
 INLINE const uint8_t *FN(mask_row)(fn_tile mask, ptrdiff_t r) {

@@ -38,6 +38,11 @@ static inline fn_tile fn_tile_from(fn_tile t, ptrdiff_t row) {
     return (fn_tile){t.base ? t.base + row * t.step : NULL, t.step};
 }
 
+/* Tiles alike that are reduced together, of x and of dy, so many bytes apart: {1, 0, 0} is one. */
+typedef struct {
+    ptrdiff_t count, x, dy;
+} fn_runs;
+
 /* Values of A that go with a tile: (r, j) uses a[r * step + j] where `along`, else a[r * step].
  * `a` NULL stands for the operand's neutral value. */
 typedef struct {
@@ -126,8 +131,9 @@ typedef struct fn_verbs {
     void (*moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
                          ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out);
 
-    /* the same down each of the n columns; work: 4 * n values of A */
-    void (*moments_cols)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, int centre, void *work, fn_moments out);
+    /* the same down each of the n columns of several tiles, with a mask of one; work: 4 * n values of A */
+    void (*moments_cols)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
+                         fn_moments out);
 
     /* y = (((x * prescale - mean) - comp) * rstd) * weight + bias; mean and comp come prescaled, y may be x */
     void (*apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p);
@@ -146,9 +152,9 @@ typedef struct fn_verbs {
     void (*dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, fn_sums out);
 
     /* the same down each column, added to `out`; out.x only where the mean varies along the row, that is by column.
-     * work: 3 * n values of A */
-    void (*dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, void *work,
-                      fn_sums out);
+     * Of several tiles, without a mask, if nothing varies by row. work: 3 * n values of A */
+    void (*dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
+                      void *work, fn_sums out);
 
     /* dx = (dy * weight - (c1 + ((x - mean) * rstd) * c2)) * rstd, without x the product with c2 falls away;
      * where the mask is 0: dx = dy * weight * rstd. dx may be dy or x. */

@@ -7,10 +7,10 @@ INLINE A FN(param_value)(fn_param p, ptrdiff_t r, ptrdiff_t j, A neutral) {
     return p.a ? FN(param_row)(p, r)[p.along ? j : 0] : neutral;
 }
 
-/* *sum = the sum of g, or with x of g * (xhat - shift), over rows r to r_end and columns j to j_end, as in dots_rows;
- * NaN as soon as an element is */
-static __attribute__((noinline, cold)) void FN(resum)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r, ptrdiff_t r_end,
-                                                      ptrdiff_t j, ptrdiff_t j_end, const fn_dots *p, double *sum) {
+/* the sum of g, or with x of g * (xhat - shift), over rows r to r_end and columns j to j_end, as in dots_rows; NaN as soon
+ * as an element is */
+static __attribute__((noinline, cold)) W FN(resum)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r, ptrdiff_t r_end,
+                                                   ptrdiff_t j, ptrdiff_t j_end, const fn_dots *p) {
     const ptrdiff_t first = j;
     W s = 0;
     for (; r < r_end; r++)
@@ -27,7 +27,7 @@ static __attribute__((noinline, cold)) void FN(resum)(fn_tile dy, fn_tile x, fn_
             s += v;
             if (s != s) break;
         }
-    *sum = (double)s;
+    return s;
 }
 
 /* those sums of rows that are not finite: see dots_rows */
@@ -35,20 +35,24 @@ static __attribute__((noinline, cold)) void FN(resum_rows)(fn_tile dy, fn_tile x
                                                            ptrdiff_t n, const fn_dots *p, fn_sums out) {
     const fn_tile none = {0};
     for (ptrdiff_t r = 0; r < rows; r++) {
-        if (out.g[r] - out.g[r] != 0) FN(resum)(dy, none, mask, r, r + 1, 0, n, p, out.g + r);
-        if (x.base && out.gx[r] - out.gx[r] != 0) FN(resum)(dy, x, mask, r, r + 1, 0, n, p, out.gx + r);
+        if (out.g[r] - out.g[r] != 0) out.g[r] = (double)FN(resum)(dy, none, mask, r, r + 1, 0, n, p);
+        if (x.base && out.gx[r] - out.gx[r] != 0) out.gx[r] = (double)FN(resum)(dy, x, mask, r, r + 1, 0, n, p);
     }
 }
 
-/* into[j] += sums[j], of rows * n elements, or what `resum` makes of those that are not finite */
-static void FN(add_cols)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
-                         const A *sums, double *into) {
+/* into[j] += sums[j], of the tiles' rows * n elements, or what `resum` makes of those that are not finite */
+static void FN(add_cols)(fn_tile dy, fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n,
+                         const fn_dots *p, const A *sums, double *into) {
     int all = 1;
     for (ptrdiff_t j = 0; j < n; j++) all &= FN(is_finite)(sums[j]);
     for (ptrdiff_t j = 0; all && j < n; j++) into[j] += (double)sums[j];
     for (ptrdiff_t j = 0; !all && j < n; j++) {
-        double sum = (double)sums[j];
-        if (!FN(is_finite)(sums[j])) FN(resum)(dy, x, mask, 0, rows, j, j + 1, p, &sum);
-        into[j] += sum;
+        W sum = sums[j];
+        if (!FN(is_finite)(sums[j])) {
+            sum = 0;
+            for (ptrdiff_t i = 0; i < runs.count; i++)
+                sum += FN(resum)(FN(run_of)(dy, i, runs.dy), FN(run_of)(x, i, runs.x), mask, 0, rows, j, j + 1, p);
+        }
+        into[j] += (double)sum;
     }
 }

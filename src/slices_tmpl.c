@@ -292,11 +292,11 @@ static void FN(resum_cols)(fn_tile dy, fn_tile x, ptrdiff_t slices, ptrdiff_t n,
         for (ptrdiff_t j = 0; j < n; j++) {
             double g = (double)sg[j], gx = (double)sgx[j];
             if (!FN(is_finite)(sg[j])) {
-                FN(resum)(of_dy, none, none, 0, per, j, j + 1, &q, &g);
+                g = (double)FN(resum)(of_dy, none, none, 0, per, j, j + 1, &q);
                 out.g[j] += g;
             }
             if (!FN(is_finite)(sgx[j])) {
-                FN(resum)(of_dy, of_x, none, 0, per, j, j + 1, &q, &gx);
+                gx = (double)FN(resum)(of_dy, of_x, none, 0, per, j, j + 1, &q);
                 out.gx[j] += gx;
             }
         }

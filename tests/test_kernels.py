@@ -55,8 +55,9 @@ def moments_rows(verbs, x, mask, centre, layout):
 
 
 def moments_cols(verbs, x, mask, centre, layout):
-    """x and mask of shape (rows, n); count, mean, comp and m2 of every column."""
-    inputs, out, work = place(layout, x, mask), results(4, x.shape[1]), work_array(verbs, 4 * x.shape[1])
+    """x and mask of shape (rows, n), or x of several such tiles; count, mean, comp and m2 of every column."""
+    n = x.shape[-1]
+    inputs, out, work = place(layout, x, mask), results(4, n), work_array(verbs, 4 * n)
     verbs.moments_cols(*views(inputs), centre, work.view, out.view)
     finish("moments_cols", inputs, out, work)
     return out.view
@@ -166,7 +167,7 @@ def test_special_values_stay_in_their_slice(tier, kind, special, rng):
 
 def dots(verbs, columns, dy, x, mask, params, layout, before=None):
     """g, gx and x of every row or column; those of columns are added to `before`."""
-    rows, n = dy.shape
+    rows, n = dy.shape[-2:]
     inputs, out = place(layout, dy, x, mask), results(3, n if columns else rows)
     dy, x, mask = views(inputs)
     arguments = {name: param.argument for name, param in params.items()}
@@ -249,6 +250,45 @@ def test_dots(tier, columns, kind, rng):
         else:
             expected = dots(baseline, columns, dy, x, mask, params, other, before)
             assert_all_same_bits(actual, expected, ("g", "gx", "x"), f"{rows} x {n}")
+
+
+SEVERAL_TILES = [(2, 1, 1), (3, 7, 5), (5, 24, 7), (2, 60, 3), (16, 8, 32), (4, 32, 33), (3, 41, 200)]
+
+
+@each_tier
+def test_columns_of_several_tiles(tier, kind, rng):
+    verbs, baseline = kind.verbs(tier), kind.verbs("baseline")
+    for i, (runs, rows, n) in enumerate(SEVERAL_TILES):
+        layout, what = LAYOUTS[i % len(LAYOUTS)], f"{runs} x {rows} x {n}"
+        x, dy = (
+            make_values(rng, (runs, rows, n), kind, *VALUES[i % 5]),
+            make_values(rng, (runs, rows, n), kind),
+        )
+        x[-1] = kind.narrow(kind.widen(x[-1]) + 3)  # no tile tells another's mean
+        for centre in (True, False):
+            actual = moments_cols(verbs, x, None, centre, layout)
+            check_moments(actual, x.reshape(-1, n).T, None, centre, runs * rows, kind)
+            assert_all_same_bits(actual, moments_cols(baseline, x, None, centre, layout), MOMENTS, what)
+        params = make_params(rng, "along", "one", (rows, n), kind)
+        before = rng.standard_normal((3, n))
+        actual = dots(verbs, True, dy, x, None, params, layout, before)
+        terms = terms_of(dy.reshape(-1, n), x.reshape(-1, n), None, params, kind)
+        check_dots(actual, before, terms, {0, 1, 2}, 0, runs * rows, kind)
+        expected = dots(baseline, True, dy, x, None, params, layout, before)
+        assert_all_same_bits(actual, expected, ("g", "gx", "x"), what)
+
+
+@each_tier
+def test_columns_of_several_tiles_that_leave_the_range_on_the_way(tier, kind):
+    # but for float16 the first tile's sum is beyond the range of the compute dtype; that of all tiles is 8
+    verbs = kind.verbs(tier)
+    top = {"f32": 3e38, "f64": 1.5e308, "f16": 6e4, "bf16": 3e38}[kind.name]
+    dy = np.repeat(kind.narrow(np.array([top, -top, 1.0])), 16).reshape(3, 8, 2)
+    mean, one = (Param.of(np.full((1, 2), value, kind.compute), along=True) for value in (0, 1))
+    x = kind.narrow(np.ones(dy.shape))
+    g, gx, _ = dots(verbs, True, dy, x, None, {"mean": mean, "rstd": one}, LAYOUTS[0], np.zeros((3, 2)))
+    assert (g == 8).all()
+    assert (gx == 8).all()
 
 
 @each_tier

@@ -204,18 +204,24 @@ LONG_ROW = 131072  # job.c: of slices that are taken whole
 NARROW_BYTES, WIDE_BYTES = 128, 512  # and below which width adjoining rows are taken several as a wide one
 
 
+def elements_of(block):
+    """Where the block's elements of x stand."""
+    _, _, runs, rows, width, start, run_step, row_step, column_step = block
+    steps = ((runs, run_step), (rows, row_step), (width, column_step))
+    of_run, of_row, of_column = (np.arange(count) * step for count, step in steps)
+    return (start + np.add.outer(np.add.outer(of_run, of_row), of_column)).ravel()
+
+
 def check_blocks(x, reduced, compute_size, backward):
     axes = axes_of(x, reduced)
     c = cut(axes, x.itemsize, compute_size, backward)
-    visited = np.concatenate([
-        np.add.outer(start + np.arange(rows) * row_step, np.arange(width) * column_step).ravel()
-        for _, _, rows, width, start, row_step, column_step in c["blocks"]
-    ])  # fmt: skip
+    visited = np.concatenate([elements_of(block) for block in c["blocks"]])
     np.testing.assert_array_equal(np.sort(visited), np.sort(offsets(axes, "x")))
     cols = plan(axes, x.itemsize)["cols"]
-    for _, chunk, rows, width, _, row_step, _ in c["blocks"]:
+    for _, chunk, runs, rows, width, _, _, row_step, _ in c["blocks"]:
         assert 0 <= chunk < c["chunks"]
         row_bytes = width * compute_size
+        assert runs == 1 or (cols and runs * rows <= BLOCK_ROWS)
         if cols:
             narrow = row_bytes < NARROW_BYTES and row_step == width * x.itemsize
             assert rows <= BLOCK_ROWS * (WIDE_BYTES // row_bytes if narrow else 1)
@@ -231,7 +237,8 @@ def check_blocks(x, reduced, compute_size, backward):
     ("shape", "reduced"),
     [((3, 20_000), {1}), ((20_000, 3), {0}), ((2, 9_001, 3), {1}), ((3, 5, 4_097), {0, 2}),
      ((1000, 70), {1}), ((150, 2100), {0}), ((9, 3, 7, 11), {0, 2, 3}), ((3, 50, 40, 12), {1, 3}),
-     ((5, 4_096), {1}), ((40_000,), {0}), ((3, 129, 17), {1}), ((65, 2, 64, 64), {0, 2, 3})],
+     ((5, 4_096), {1}), ((40_000,), {0}), ((3, 129, 17), {1}), ((65, 2, 64, 64), {0, 2, 3}),
+     ((150, 3, 6, 40), {0, 2}), ((9, 3, 5, 2, 7, 50), {0, 2, 4}), ((20, 3, 60, 7), {0, 2})],
 )  # fmt: skip
 @pytest.mark.parametrize(("size", "compute"), [(4, 4), (8, 8), (2, 4)])
 def test_blocks_of_large_arrays(shape, reduced, size, compute, backward):
@@ -241,12 +248,7 @@ def test_blocks_of_large_arrays(shape, reduced, size, compute, backward):
 @given(walks(), st.sampled_from([(4, 4), (8, 8), (2, 4)]), st.booleans())
 def test_blocks_visit_every_element_once(axes, sizes, backward):
     c = cut(axes, *sizes, backward)
-    visited = [
-        start + r * row_step + j * column_step
-        for _, _, rows, width, start, row_step, column_step in c["blocks"]
-        for r in range(rows)
-        for j in range(width)
-    ]
+    visited = [element for block in c["blocks"] for element in elements_of(block)]
     assert sorted(visited) == sorted(offsets(axes, "x"))
 
 

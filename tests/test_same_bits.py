@@ -125,7 +125,7 @@ def standing(a, past):
     return view
 
 
-@pytest.mark.parametrize("dtype", (FLOAT32, FLOAT64), ids=str)
+@pytest.mark.parametrize("dtype", [FLOAT32, FLOAT64], ids=str)
 @pytest.mark.parametrize("name", CASES)
 def test_where_arrays_stand_changes_no_bit(name, dtype, rng):
     x, dy, options = inputs(rng, name, "plain", dtype)
