@@ -17,7 +17,7 @@
 #include "parallel.h"
 
 enum {
-    STACK_BYTES = 8192,
+    STACK_BYTES = 7168, /* with what the verbs take, it fits a thread's smallest stack */
     LOCAL_BYTES = 2 << 20,
     LOCAL_UNITS = 16, /* enough for the threads to share units whole */
     MAX_PARTS = 64,
