@@ -2,10 +2,6 @@
  * row of each of a unit's slices. */
 #include "backward.h"
 
-static fn_tile tile_of(const fn_job *job, const fn_block *row, int operand) {
-    return (fn_tile){job->data[operand] + row->offset[operand], job->plan.kept[0].stride[operand]};
-}
-
 /* adds the sums of a row of each of n slices to theirs */
 static void add_rows(const fn_backward_job *b, ptrdiff_t n, fn_param weight, fn_sums rows, fn_unit_sums *u) {
     for (ptrdiff_t i = 0; i < n; i++) {
@@ -49,17 +45,16 @@ void fn_interleaved_unit(const fn_backward_job *b, ptrdiff_t index, ptrdiff_t pa
     fn_clear_sums(u->chunk, n);
     if (b->from_sums) fn_clear_sums(u->plain, n);
     for (ptrdiff_t r = 0; b->needs_sums && r < plan->rows; r++) {
-        const fn_block row = fn_cut_block(job, &b->cut, &unit, r);
-        const fn_tile x = b->has_x ? tile_of(job, &row, FN_X) : none;
-        job->verbs->dots_rows(tile_of(job, &row, FN_DY), x, none, n, plan->n, &dots, w->rows);
+        const fn_tile x = b->has_x ? fn_interleaved_row(job, &unit, r, FN_X) : none;
+        job->verbs->dots_rows(fn_interleaved_row(job, &unit, r, FN_DY), x, none, n, plan->n, &dots, w->rows);
         add_rows(b, n, weight, w->rows, u);
     }
     settle(b, &unit, part, u);
     const fn_adjoint adjoint = {
         .mean = mean, .rstd = rstd, .c1 = {u->c1, 1, 0}, .c2 = {u->c2, 1, 0}, .weight = weight, .past = job->past};
     for (ptrdiff_t r = 0; r < plan->rows; r++) {
-        const fn_block row = fn_cut_block(job, &b->cut, &unit, r);
-        const fn_tile x = job->scale && !job->given ? tile_of(job, &row, FN_X) : none;
-        job->verbs->combine(tile_of(job, &row, FN_DY), x, none, tile_of(job, &row, FN_Y), n, plan->n, &adjoint);
+        const fn_tile x = job->scale && !job->given ? fn_interleaved_row(job, &unit, r, FN_X) : none;
+        const fn_tile dy = fn_interleaved_row(job, &unit, r, FN_DY), dx = fn_interleaved_row(job, &unit, r, FN_Y);
+        job->verbs->combine(dy, x, none, dx, n, plan->n, &adjoint);
     }
 }

@@ -28,7 +28,6 @@ void fn_interleaved(void *context, ptrdiff_t task, int worker) {
     fn_forward_job *f = context;
     const fn_job *job = f->job;
     const fn_plan *plan = &job->plan;
-    const fn_axis *slices = &plan->kept[0];
     const fn_unit unit = fn_cut_unit(job, &f->cut, task);
     fn_unit_state *u = &f->units[worker];
     settle(job, &unit, u);
@@ -43,10 +42,8 @@ void fn_interleaved(void *context, ptrdiff_t task, int worker) {
         .past = job->past,
     };
     for (ptrdiff_t r = 0; r < plan->rows; r++) {
-        const fn_block row = fn_cut_block(job, &f->cut, &unit, r);
-        const fn_tile x = {job->data[FN_X] + row.offset[FN_X], slices->stride[FN_X]};
-        const fn_tile y = {job->data[FN_Y] + row.offset[FN_Y], slices->stride[FN_Y]};
-        job->verbs->apply(x, y, row.rows, row.width, &p);
+        const fn_tile x = fn_interleaved_row(job, &unit, r, FN_X), y = fn_interleaved_row(job, &unit, r, FN_Y);
+        job->verbs->apply(x, y, unit.slices, plan->n, &p);
     }
     fn_drain(job);
 }

@@ -89,6 +89,12 @@ static inline ptrdiff_t fn_chunk_end(const fn_cut *cut, ptrdiff_t chunk) {
     const ptrdiff_t end = (chunk + 1) * cut->chunk_blocks;
     return end < cut->blocks ? end : cut->blocks;
 }
+/* interleaved: row r of each of the unit's slices */
+static inline fn_tile fn_interleaved_row(const fn_job *job, const fn_unit *unit, ptrdiff_t r, int operand) {
+    const fn_plan *plan = &job->plan;
+    return (fn_tile){job->data[operand] + unit->offset[operand] + r * plan->reduced[0].stride[operand],
+                     plan->kept[0].stride[operand]};
+}
 /* bytes from one of a block's runs to the next */
 static inline ptrdiff_t fn_run_step(const fn_job *job, const fn_block *b, int operand) {
     return b->runs > 1 ? job->plan.reduced[job->plan.nreduced - 2].stride[operand] : 0;

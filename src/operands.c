@@ -6,9 +6,12 @@
 #include "job.h"
 
 enum {
-    LINE = 64,          /* of a cache */
-    SPLIT_ROWS = 256,   /* the fewest that a copy of a parameter pays for */
-    ACROSS_BYTES = 512, /* the shortest row across lines that has verbs of its own: to begin one takes longer */
+    LINE = 64,        /* of a cache */
+    SPLIT_ROWS = 256, /* the fewest that a copy of a parameter pays for */
+    /* the shortest rows across lines that have verbs of their own, to begin which takes longer: those that are reduced, and
+     * those of columns */
+    ACROSS_BYTES = 512,
+    ACROSS_COLUMNS_BYTES = 1024,
     /* The least arrays together of which the result goes past the caches: nearly as large as a usual last one; less where two
      * of three are read, so that the result takes the place of what is still to be read; more where several threads may
      * each have a cache. */
@@ -33,7 +36,8 @@ static int is_across(const fn_job *job, int operand) {
 
 const fn_verbs *fn_verbs_of(const fn_job *job) {
     const fn_verbs *across = job->verbs->across;
-    if (!across || job->plan.n * (ptrdiff_t)across->size < ACROSS_BYTES) return job->verbs;
+    const ptrdiff_t least = job->plan.cols ? ACROSS_COLUMNS_BYTES : ACROSS_BYTES;
+    if (!across || job->plan.n * (ptrdiff_t)across->size < least) return job->verbs;
     return is_across(job, FN_X) || is_across(job, FN_DY) ? across : job->verbs;
 }
 

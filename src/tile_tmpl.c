@@ -1,7 +1,12 @@
 /* The verbs that write a tile, apply and combine, and finalize, which makes their scalars. Written once in T. */
 
-/* rows that share a load of what varies along the row: with all that goes along with each, four do not fit the registers */
-enum { FN(TOGETHER) = 2 };
+enum {
+    FN(TOGETHER) =
+        2, /* rows that share a load of what varies along the row: all that goes with four is too much for the
+                            * registers, */
+    FN(MOST_TOGETHER) = 4, /* but for results of columns so few that to begin a row is much of it */
+    FN(FEW_COLUMNS) = 128,
+};
 
 /* `rows` rows at once, so that what varies along the row is loaded once for all of them. `rows`, `along` (mean, comp,
  * rstd and prescale), `compensated` (whether any comp is not 0), `prescaled`, `weight_along` and `bias_along` are
@@ -9,11 +14,11 @@ enum { FN(TOGETHER) = 2 };
  * pointers and scalars are fetched before the loop, as the compiler must assume that y holds them. */
 INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_affine *p, int past,
                            int along, int compensated, int prescaled, int weight_along, int bias_along) {
-    const char *xs[FN(TOGETHER)];
-    char *ys[FN(TOGETHER)];
-    WALK walks[FN(TOGETHER)];
-    vec mean[FN(TOGETHER)], comp[FN(TOGETHER)], rstd[FN(TOGETHER)], prescale[FN(TOGETHER)];
-    vec weight[FN(TOGETHER)], bias[FN(TOGETHER)];
+    const char *xs[FN(MOST_TOGETHER)];
+    char *ys[FN(MOST_TOGETHER)];
+    WALK walks[FN(MOST_TOGETHER)];
+    vec mean[FN(MOST_TOGETHER)], comp[FN(MOST_TOGETHER)], rstd[FN(MOST_TOGETHER)], prescale[FN(MOST_TOGETHER)];
+    vec weight[FN(MOST_TOGETHER)], bias[FN(MOST_TOGETHER)];
     UNROLL for (int i = 0; i < rows; i++) {
         xs[i] = x.base + (r0 + i) * x.step;
         walks[i] = WALK_FROM(xs[i]);
@@ -65,7 +70,7 @@ INLINE int FN(any_comp)(const fn_affine *p, ptrdiff_t rows, ptrdiff_t n) {
 #define APPLY_EACH(...) APPLY_TOGETHER(1, __VA_ARGS__)
 
 static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
-    enum { R = FN(TOGETHER) };
+    enum { R = FN(TOGETHER), MOST = FN(MOST_TOGETHER) };
     const int along = p->rstd.along, prescaled = p->prescale.a != NULL;
     const int weight_along = p->weight.a && p->weight.along, bias_along = p->bias.a && p->bias.along;
     const int steady = !(weight_along && p->weight.step) && !(bias_along && p->bias.step);
@@ -82,6 +87,8 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
         if (steady && both) APPLY_TOGETHER(R, 1, 1, 0, 1, 1);
         APPLY_EACH(1, 1, 0, weight_along, bias_along);
     } else if (along) {
+        if (steady && neither && n <= FN(FEW_COLUMNS)) APPLY_TOGETHER(MOST, 1, 0, 0, 0, 0);
+        if (steady && both && n <= FN(FEW_COLUMNS)) APPLY_TOGETHER(MOST, 1, 0, 0, 1, 1);
         if (steady && neither) APPLY_TOGETHER(R, 1, 0, 0, 0, 0);
         if (steady && both) APPLY_TOGETHER(R, 1, 0, 0, 1, 1);
         APPLY_EACH(1, 0, 0, weight_along, bias_along);
