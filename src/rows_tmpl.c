@@ -185,7 +185,9 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
             tg[u] = tgx[u] = tx[u] = (vec){0};
         },
         {
-            vec g = FN(take)(&walk_dy, dy, at, k, 0) * (weight_along ? FN(fetch_a)(weight, at, k) : weight0);
+            vec g =
+                has_x ? FN(take)(&walk_dy, dy, at, k, 0) : FN(fetch)(dy, at, k, 0); /* reading alone is no faster so */
+            g *= weight_along ? FN(fetch_a)(weight, at, k) : weight0;
             g = FN(inside_row)(k, FN(zero_outside)(mask, at, k, g));
             tg[u] += g;
             if (has_x) {

@@ -222,7 +222,8 @@ INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, pt
         UNROLL for (int i = 0; i < rows; i++) {
             const uint8_t *inside = FN(mask_row)(mask, r0 + i);
             const vec scale = along ? s : rstd[i];
-            vec g = FN(take)(&walks_g[i], gs[i], at, k, 0) * (weight_along ? w : weight[i]);
+            vec g = has_x ? FN(take)(&walks_g[i], gs[i], at, k, 0) : FN(fetch)(gs[i], at, k, 0);
+            g *= weight_along ? w : weight[i];
             vec d = along ? a : c1[i];
             if (has_x) {
                 const vec v = FN(take)(&walks_x[i], xs[i], at, k, 0);
