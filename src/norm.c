@@ -87,6 +87,29 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define vec vf32
 #define ivec vi32
 
+#define HOW plain
+#define S bf16
+#define K bf16
+#define T bf16
+#include "verbs_tmpl.c"
+#undef K
+#undef S
+#undef T
+
+#ifdef FN_BF16_ALONE
+extern const fn_verbs *const JOIN(fn_bf16, FN_TIER);
+const fn_verbs *const JOIN(fn_bf16, FN_TIER) = &verbs_bf16;
+#else
+
+#define S f16
+#define K f16
+#define T f16
+#include "verbs_tmpl.c"
+#undef K
+#undef S
+#undef T
+#undef HOW
+
 #define S f32
 #define T float
 #ifdef FN_WALKS
@@ -106,22 +129,6 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #undef T
 #undef ACROSS
 #define ACROSS NULL
-
-#define S f16
-#define K f16
-#define T f16
-#include "verbs_tmpl.c"
-#undef K
-#undef S
-#undef T
-
-#define S bf16
-#define K bf16
-#define T bf16
-#include "verbs_tmpl.c"
-#undef K
-#undef S
-#undef T
 
 #undef HOW
 #undef KA
@@ -153,3 +160,4 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 
 extern const fn_tier JOIN(fn_tier, FN_TIER);
 const fn_tier JOIN(fn_tier, FN_TIER) = {STRING(FN_TIER), {&verbs_f32, &verbs_f64, &verbs_f16, &verbs_bf16}};
+#endif

@@ -17,10 +17,11 @@ extern const fn_rnn_tier fn_rnn_tier_avx2;
 extern const fn_rnn_tier fn_rnn_tier_avx512;
 #endif
 
-/* The names are those of cpu.c, which has made sure of the rest; a few AVX2 processors have no fused multiply-add. */
+/* The names are those of cpu.c, which has made sure of the rest: avx512bf16 is avx512 here, and a few AVX2 processors have no
+ * fused multiply-add. */
 const fn_rnn_tier *fn_rnn_find_tier(const char *name) {
 #ifdef FN_HAVE_AVX512
-    if (!strcmp(name, "avx512")) return &fn_rnn_tier_avx512;
+    if (!strncmp(name, "avx512", strlen("avx512"))) return &fn_rnn_tier_avx512;
 #endif
 #ifdef FN_HAVE_AVX2
     if (!strcmp(name, "avx2") && __builtin_cpu_supports("fma")) return &fn_rnn_tier_avx2;

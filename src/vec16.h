@@ -69,7 +69,7 @@ INLINE vf32 load_bf16(const void *p) {
     const __m512i h = _mm512_castsi256_si512(_mm256_loadu_si256(p));
     return (vf32)_mm512_maskz_permutexvar_epi16(UPPER_WORDS, _mm512_loadu_si512(to_upper), h);
 }
-INLINE vu16 narrow_bf16(vf32 v) {
+INLINE vu16 round_bf16(vf32 v) {
     const __m512i u = (__m512i)v;
     const __mmask16 odd = _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000));
     const __mmask16 nan = _mm512_cmp_ps_mask((__m512)v, (__m512)v, _CMP_UNORD_Q);
@@ -79,6 +79,21 @@ INLINE vu16 narrow_bf16(vf32 v) {
     return (vu16)_mm512_castsi512_si256(_mm512_permutexvar_epi16(_mm512_loadu_si512(from_upper), r));
 }
 #undef UPPER_WORDS
+#if defined(__AVX512BF16__)
+/* One instruction does it, but takes denormals for 0: of a vector in which some are it is no good. */
+INLINE vu16 converted_bf16(vf32 v) { return (vu16)_mm512_cvtneps_pbh((__m512)v); }
+OUTLINE __attribute__((cold)) vu16 narrow_small_bf16(vf32 v) {
+    const __m512i u = (__m512i)v, exponent = _mm512_set1_epi32(0x7f800000), fraction = _mm512_set1_epi32(0x007fffff);
+    const __mmask16 denormal = _mm512_mask_test_epi32_mask(_mm512_testn_epi32_mask(u, exponent), u, fraction);
+    return denormal ? round_bf16(v) : converted_bf16(v);
+}
+INLINE vu16 narrow_bf16(vf32 v) {
+    const int small = _mm512_testn_epi32_mask((__m512i)v, _mm512_set1_epi32(0x7f800000));
+    return __builtin_expect(small, 0) ? narrow_small_bf16(v) : converted_bf16(v);
+}
+#else
+INLINE vu16 narrow_bf16(vf32 v) { return round_bf16(v); }
+#endif
 #else
 INLINE vf32 load_bf16(const void *p) { return (vf32)(widen_u16(load_u16(p)) << 16); }
 INLINE vu16 narrow_bf16(vf32 v) {

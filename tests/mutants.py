@@ -59,6 +59,7 @@ MUTANTS = {  # name: (file, text, what stands there instead)
     "units abreast share their statistics": ("src/forward.c", "settle_unit(f, &u[j].unit, &u[j], w);", "settle_unit(f, &u[j].unit, &u[0], w);"),
     "a copied parameter cut short": ("src/operands.c", "memcpy(packed, job->data[operand] + plan->offset[operand], (size_t)(elements * size));", "memcpy(packed, job->data[operand], (size_t)(elements * size) / 2);"),
     "rows across lines by another way's lanes": ("src/vec_walk.h", "load_##K(line), lane + first};", "load_##K(line), (lane + first) & (2 * VBYTES / (INT)sizeof(A) - 2)};"),
+    "denormals taken for 0": ("src/vec16.h", "return denormal ? round_bf16(v) : converted_bf16(v);", "return converted_bf16(v);"),
     "column sums carried twice": ("src/tile_tmpl.c", "memset(work, 0, 2 * (size_t)n * sizeof(A));", "(void)0;"),
     "sums beyond the range left so": ("src/rows_tmpl.c", "if (!all) FN(resum_rows)", "if (0 && !all) FN(resum_rows)"),
     "column sums beyond the range left so": ("src/tile_tmpl.c", "return !all;", "if (!all) memset(work, 0, 2 * (size_t)n * sizeof(A));\n    return 0;"),
