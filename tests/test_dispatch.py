@@ -79,7 +79,8 @@ def test_another_tier_is_other_code():
     from fastnorm import _verbs
 
     for code, name in enumerate(("f32", "f64", "f16", "bf16")):
-        tiers = [tier for tier in TIERS if name == "bf16" or tier != "avx512bf16"]  # which differs in that dtype alone
+        # avx512bf16 differs from avx512 in that dtype alone
+        tiers = [tier for tier in TIERS if name == "bf16" or tier != "avx512bf16"]
         verbs = [_verbs.Verbs(_norm.tier_capsule(tier), code) for tier in tiers]
         assert [v.name for v in verbs] == [name] * len(tiers)
         assert len({v.address for v in verbs}) == len(tiers)
