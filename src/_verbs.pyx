@@ -124,7 +124,7 @@ cdef extern from "job.h":
     fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit) noexcept
     fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block) noexcept
     const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut) noexcept
-    ptrdiff_t fn_run_step(const fn_job *job, const fn_block *block, int operand) noexcept
+    const fn_axis *fn_run_axis(const fn_job *job) noexcept
 
 cnp.import_array()
 
@@ -233,7 +233,6 @@ cdef class Verbs:
 
     cdef const fn_verbs *verbs
     cdef public bint past
-
     cdef readonly bint across
 
     def __init__(self, tier, int code, bint across=False):
@@ -443,5 +442,5 @@ def cut(axes, ptrdiff_t size, ptrdiff_t compute_size, bint backward=False):
         for b in range(c.blocks):
             block = fn_cut_block(&job, &c, &unit, b)
             blocks.append((u, b // c.chunk_blocks, block.runs, block.rows, block.width, block.offset[0],
-                           fn_run_step(&job, &block, 0), row_step, column_step))
+                           fn_run_axis(&job).stride[0] if block.runs > 1 else 0, row_step, column_step))
     return {"whole_rows": bool(c.many_rows or c.interleaved), "units": c.units, "chunks": c.chunks, "blocks": blocks}

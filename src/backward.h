@@ -43,7 +43,8 @@ static inline ptrdiff_t fn_accumulators(const fn_backward_job *b) { return b->ap
 /* ---- one block (backward_block.c) -------------------------------------------------------------------------------- */
 
 typedef struct {
-    fn_tile dy, x, mask;
+    fn_tile dy, x, mask; /* of the first of the block's runs */
+    fn_runs runs;
 } fn_inputs;
 
 fn_inputs fn_inputs_of(const fn_backward_job *b, const fn_block *k, const fn_worker_space *w);

@@ -8,9 +8,11 @@ int fn_along_row(const fn_job *job, int operand) {
 }
 fn_inputs fn_inputs_of(const fn_backward_job *b, const fn_block *k, const fn_worker_space *w) {
     const fn_job *job = b->job;
-    return (fn_inputs){.dy = fn_tile_in(job, &b->cut, FN_DY, k->offset, k->rows, k->width, w->dy_tile),
-                       .x = fn_tile_in(job, &b->cut, FN_X, k->offset, k->rows, k->width, w->x_tile),
-                       .mask = fn_tile_in(job, &b->cut, FN_MASK, k->offset, k->rows, k->width, w->mask_tile)};
+    fn_inputs in = {.runs.count = k->runs};
+    in.dy = fn_runs_in(job, &b->cut, FN_DY, k, w->dy_tile, &in.runs.dy);
+    in.x = fn_runs_in(job, &b->cut, FN_X, k, w->x_tile, &in.runs.x);
+    in.mask = fn_tile_in(job, &b->cut, FN_MASK, k->offset, k->rows, k->width, w->mask_tile);
+    return in;
 }
 
 /* how the block's statistics vary: by row (many rows), by column, or not at all */
@@ -28,14 +30,15 @@ void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inpu
                           .weight = fn_param_at(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
                           .past = job->past};
     fn_tile x = job->scale && !job->given ? in->x : (fn_tile){0}, dy = in->dy;
-    fn_tile dx = fn_tile_out(job, &b->cut, k->offset, k->width, w->dx_tile);
+    fn_block run = *k;
     for (ptrdiff_t i = 0; i < k->runs; i++) {
+        fn_tile dx = fn_tile_out(job, &b->cut, run.offset, k->width, w->dx_tile);
         job->verbs->combine(dy, x, in->mask, dx, k->rows, k->width, &p);
-        if (x.base) x.base += fn_run_step(job, k, FN_X);
-        dy.base += fn_run_step(job, k, FN_DY);
-        dx.base += fn_run_step(job, k, FN_Y);
+        fn_tile_flush(job, &b->cut, dx, run.offset, k->rows, k->width);
+        if (x.base) x.base += in->runs.x;
+        dy.base += in->runs.dy;
+        fn_next_run(job, &run);
     }
-    fn_tile_flush(job, &b->cut, dx, k->offset, k->rows, k->width);
 }
 
 static fn_param param_row(fn_param p, ptrdiff_t r, ptrdiff_t size) {

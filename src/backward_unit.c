@@ -148,8 +148,7 @@ static void cols_sums(const fn_backward_job *b, const fn_block *k, const fn_inpu
     const fn_cut *cut = &b->cut;
     fn_dots p = {.mean = fn_by_slot(b, u->mean), .rstd = fn_by_slot(b, u->rstd)};
     if (b->weighted) p.weight = fn_param_at(job, cut, FN_WEIGHT, k->offset, k->width, w->weight);
-    const fn_runs runs = {k->runs, fn_run_step(job, k, FN_X), fn_run_step(job, k, FN_DY)};
-    job->verbs->dots_cols(in->dy, b->has_x ? in->x : (fn_tile){0}, in->mask, runs, k->rows, k->width, &p, w->work,
+    job->verbs->dots_cols(in->dy, b->has_x ? in->x : (fn_tile){0}, in->mask, in->runs, k->rows, k->width, &p, w->work,
                           fn_sums_at(u->chunk, chunk * cut->slots));
     for (ptrdiff_t r = 0; in->mask.base && r < k->rows; r++) {
         const char *m = in->mask.base + r * in->mask.step;

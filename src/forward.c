@@ -131,7 +131,7 @@ void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_st
                     int along, fn_worker_state *w) {
     const fn_job *job = f->job;
     const fn_param absent = {0};
-    const fn_affine p = {
+    fn_affine p = {
         .mean = {stats->mean, stat_step, along},
         .comp = {stats->comp, stat_step, along},
         .rstd = {stats->rstd, stat_step, along},
@@ -140,16 +140,23 @@ void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_st
         .bias = fn_param_at(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),
         .past = job->past,
     };
-    fn_tile x = fn_tile_in(job, &f->cut, FN_X, b->offset, b->rows, b->width, w->x_tile);
-    fn_tile y = fn_tile_out(job, &f->cut, b->offset, b->width, w->y_tile);
-    if (job->data[FN_MASK]) /* what is left out may be far from the statistics */
-        job->verbs->apply_far(x, y, b->rows, b->width, &p);
-    for (ptrdiff_t i = 0; !job->data[FN_MASK] && i < b->runs; i++) {
-        job->verbs->apply(x, y, b->rows, b->width, &p);
-        x.base += fn_run_step(job, b, FN_X);
-        y.base += fn_run_step(job, b, FN_Y);
+    const int varies = b->runs > 1 && (fn_run_axis(job)->stride[FN_WEIGHT] || fn_run_axis(job)->stride[FN_BIAS]);
+    ptrdiff_t step;
+    fn_tile x = fn_runs_in(job, &f->cut, FN_X, b, w->x_tile, &step);
+    fn_block run = *b;
+    for (ptrdiff_t i = 0; i < b->runs; i++) {
+        fn_tile y = fn_tile_out(job, &f->cut, run.offset, b->width, w->y_tile);
+        if (job->data[FN_MASK]) /* what is left out may be far from the statistics */
+            job->verbs->apply_far(x, y, b->rows, b->width, &p);
+        else
+            job->verbs->apply(x, y, b->rows, b->width, &p);
+        fn_tile_flush(job, &f->cut, y, run.offset, b->rows, b->width);
+        x.base += step;
+        fn_next_run(job, &run);
+        if (!varies || i + 1 == b->runs) continue;
+        p.weight = fn_param_at(job, &f->cut, FN_WEIGHT, run.offset, b->width, w->weight);
+        p.bias = fn_param_at(job, &f->cut, FN_BIAS, run.offset, b->width, w->bias);
     }
-    fn_tile_flush(job, &f->cut, y, b->offset, b->rows, b->width);
 }
 
 static void moments_of_block(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t i,
@@ -161,11 +168,11 @@ static void moments_of_block(const fn_forward_job *f, const fn_unit *unit, ptrdi
     const fn_moments into = fn_moments_at(u->chunk, chunk * cut->slots), out = first ? into : w->block;
     memset(out.low, 0, (size_t)slots * sizeof(double));
     const fn_block b = fn_cut_block(job, cut, unit, i);
-    fn_tile x = fn_tile_in(job, cut, FN_X, b.offset, b.rows, b.width, w->x_tile);
+    fn_runs runs = {.count = b.runs};
+    fn_tile x = fn_runs_in(job, cut, FN_X, &b, w->x_tile, &runs.x);
     fn_tile mask = fn_tile_in(job, cut, FN_MASK, b.offset, b.rows, b.width, w->mask_tile);
     if (job->plan.cols)
-        job->verbs->moments_cols(x, mask, (fn_runs){b.runs, fn_run_step(job, &b, FN_X), 0}, b.rows, b.width,
-                                 job->centre, w->work, out);
+        job->verbs->moments_cols(x, mask, runs, b.rows, b.width, job->centre, w->work, out);
     else if (!mask.base && x.step == b.width * (ptrdiff_t)job->verbs->size) /* rows that adjoin are one */
         job->verbs->moments_rows(x, mask, 1, 0, 0, 1, b.rows * b.width, fn_wanted(job), out);
     else

@@ -103,24 +103,22 @@ static ptrdiff_t rows_in_one(const fn_job *job) {
     return fn_rows_in_one(plan->n * (ptrdiff_t)job->verbs->compute_size);
 }
 
-/* Runs of columns' rows that make a block: short ones are taken together, or to begin and end their sums would cost more than
- * these. Where nothing but x and dy varies from row to row. */
-static ptrdiff_t runs_in_block(const fn_job *job, ptrdiff_t block_bytes, ptrdiff_t run_bytes) {
+/* Runs of columns' rows that make a block: short ones are taken together, as to begin and end sums would cost more than the
+ * sums. The backward's sums take a weight by row of one run only. Narrow rows count one by one: verbs do not widen short runs. */
+static ptrdiff_t runs_in_block(const fn_job *job, ptrdiff_t run_bytes) {
     const fn_plan *plan = &job->plan;
-    if (plan->nreduced < 2 || job->data[FN_MASK] || !fn_tiles_adjacent(job)) return 1;
-    for (int i = 0; i < plan->nreduced; i++)
-        for (int o = FN_WEIGHT; o < FN_NOPERANDS; o++)
-            if (plan->reduced[i].stride[o]) return 1;
-    const ptrdiff_t most =
-        FN_BLOCK_ROWS / plan->reduced[plan->nreduced - 1].len; /* narrow runs are not widened together */
-    return even(plan->reduced[plan->nreduced - 2].len, max(1, min(most, block_bytes / run_bytes)));
+    if (plan->nreduced < 2 || job->data[FN_MASK]) return 1;
+    for (int o = FN_WEIGHT; job->data[FN_DY] && o < FN_NOPERANDS; o++)
+        if (fn_down_rows(job, o)) return 1;
+    const ptrdiff_t most = min(FN_BLOCK_ROWS / plan->reduced[plan->nreduced - 1].len, COLS_BLOCK_BYTES / run_bytes);
+    return even(fn_run_axis(job)->len, most);
 }
 
 fn_cut fn_cut_make(const fn_job *job) {
     const fn_plan *plan = &job->plan;
     const ptrdiff_t size = (ptrdiff_t)job->verbs->size, compute = (ptrdiff_t)job->verbs->compute_size;
     const ptrdiff_t n = plan->n;
-    fn_cut cut = {.strips = 1, .strip = n, .slots = 1, .splits = 1, .split = n, .block_runs = 1};
+    fn_cut cut = {.strips = 1, .strip = n, .slots = 1, .splits = 1, .split = n, .block_runs = 1, .run_blocks = 1};
 
     const int few = plan->regions < FEW_ROWS;
     const ptrdiff_t longest = job->column_sums ? (few ? LONG_ROW : COLUMN_SUMS_ROW) : (few ? FN_BLOCK_BYTES : LONG_ROW);
@@ -133,7 +131,7 @@ fn_cut fn_cut_make(const fn_job *job) {
                                                         : TILE_BYTES;
         cut.run = plan->nkept ? plan->kept[plan->nkept - 1].len : 1;
         cut.block_rows = even(cut.run, min(TILE_ROWS, tile_bytes / (per * n * size)));
-        if (job->column_sums) cut.block_rows = min(cut.run, max(cut.block_rows, 2)); /* combine_cols takes two */
+        if (job->column_sums) cut.block_rows = min(cut.run, max(cut.block_rows, FN_TOGETHER));
         cut.slots = cut.block_rows;
         cut.units = 1;
         cut.row_blocks = ceil_div(cut.run, cut.block_rows);
@@ -165,8 +163,7 @@ fn_cut fn_cut_make(const fn_job *job) {
         cut.split = cut.strip;
         cut.block_rows =
             even(cut.run, max(16, min(FN_BLOCK_ROWS * rows_in_one(job), COLS_BLOCK_BYTES / (cut.strip * size))));
-        if (cut.block_rows == cut.run)
-            cut.block_runs = runs_in_block(job, COLS_BLOCK_BYTES, cut.run * cut.strip * size);
+        if (cut.block_rows == cut.run) cut.block_runs = runs_in_block(job, cut.run * cut.strip * size);
     } else if (n * compute > FN_BLOCK_BYTES) {
         cut.split = fn_piece(n, compute);
         cut.splits = ceil_div(n, cut.split);
@@ -178,8 +175,8 @@ fn_cut fn_cut_make(const fn_job *job) {
     cut.row_blocks = ceil_div(cut.run, cut.block_rows);
     cut.blocks = plan->rows / cut.run * cut.row_blocks * cut.splits;
     if (cut.block_runs > 1) {
-        const ptrdiff_t runs = plan->reduced[plan->nreduced - 2].len;
-        cut.blocks = plan->rows / cut.run / runs * ceil_div(runs, cut.block_runs);
+        cut.run_blocks = ceil_div(fn_run_axis(job)->len, cut.block_runs);
+        cut.blocks = plan->rows / cut.run / fn_run_axis(job)->len * cut.run_blocks;
     }
     group_chunks(&cut, cut.block_runs * cut.block_rows * cut.split * size);
     return cut;
@@ -225,15 +222,12 @@ fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit,
         return out;
     }
     if (cut->block_runs > 1) {
-        const fn_axis *outer = &plan->reduced[plan->nreduced - 2];
-        const ptrdiff_t each = ceil_div(outer->len, cut->block_runs), first = block % each * cut->block_runs;
-        fn_block out = {.first_row = (block / each * outer->len + first) * cut->run,
-                        .rows = cut->run,
-                        .width = unit->width,
-                        .runs = min(cut->block_runs, outer->len - first)};
+        const ptrdiff_t first = block % cut->run_blocks * cut->block_runs;
+        fn_block out = {
+            .rows = cut->run, .width = unit->width, .runs = min(cut->block_runs, fn_run_axis(job)->len - first)};
         memcpy(out.offset, unit->offset, sizeof out.offset);
-        fn_plan_seek(plan->reduced, plan->nreduced - 2, block / each, out.offset);
-        for (int o = 0; o < FN_NOPERANDS; o++) out.offset[o] += first * outer->stride[o];
+        fn_plan_seek(plan->reduced, plan->nreduced - 2, block / cut->run_blocks, out.offset);
+        for (int o = 0; o < FN_NOPERANDS; o++) out.offset[o] += first * fn_run_axis(job)->stride[o];
         return out;
     }
     const fn_axis *axes = cut->many_rows ? plan->kept : plan->reduced, *row_axis = fn_row_axis(job, cut);

@@ -57,8 +57,8 @@ typedef struct {
     ptrdiff_t run;        /* rows that follow at one step: the innermost reduced axis (the innermost kept one) */
     ptrdiff_t row_blocks; /* blocks of one run */
     ptrdiff_t block_rows;
-    ptrdiff_t
-        block_runs; /* short runs of columns: so many to a block, along the axis outside the innermost reduced one */
+    /* short runs of columns: so many to a block, along the axis outside the innermost reduced one, and blocks along that */
+    ptrdiff_t block_runs, run_blocks;
     ptrdiff_t splits, split;                /* pieces of a long row, and their length */
     ptrdiff_t blocks, chunk_blocks, chunks; /* of a unit */
     ptrdiff_t units;
@@ -73,7 +73,7 @@ typedef struct {
 typedef struct {
     ptrdiff_t offset[FN_NOPERANDS];
     ptrdiff_t first_row, rows, width; /* first_row: counted over all of the unit's rows */
-    ptrdiff_t runs;                   /* so many times these rows, fn_run_step apart */
+    ptrdiff_t runs;                   /* so many times these rows, along fn_run_axis */
     ptrdiff_t piece;                  /* which split of the row */
 } fn_block;
 
@@ -95,9 +95,11 @@ static inline fn_tile fn_interleaved_row(const fn_job *job, const fn_unit *unit,
     return (fn_tile){job->data[operand] + unit->offset[operand] + r * plan->reduced[0].stride[operand],
                      plan->kept[0].stride[operand]};
 }
-/* bytes from one of a block's runs to the next */
-static inline ptrdiff_t fn_run_step(const fn_job *job, const fn_block *b, int operand) {
-    return b->runs > 1 ? job->plan.reduced[job->plan.nreduced - 2].stride[operand] : 0;
+/* the axis along which a block's runs follow each other, and on to the next of them */
+static inline const fn_axis *fn_run_axis(const fn_job *job) { return &job->plan.reduced[job->plan.nreduced - 2]; }
+static inline void fn_next_run(const fn_job *job, fn_block *b) {
+    if (b->runs == 1) return;
+    for (int o = 0; o < FN_NOPERANDS; o++) b->offset[o] += fn_run_axis(job)->stride[o];
 }
 /* as many of the blocks from `first` to before `last` as follow at one step, as one; `count` says how many */
 fn_block fn_cut_blocks(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last,
@@ -135,12 +137,15 @@ static inline void *fn_take(fn_space *space, size_t bytes) {
 /* A tile of an input as the verbs want it: where it stands if its columns are adjacent, else copied to `scratch`. */
 fn_tile fn_tile_in(const fn_job *job, const fn_cut *cut, int operand, const ptrdiff_t offset[FN_NOPERANDS],
                    ptrdiff_t rows, ptrdiff_t width, void *scratch);
+/* The same of a block's runs: the first one's tile, and in *step the bytes from one to the next. */
+fn_tile fn_runs_in(const fn_job *job, const fn_cut *cut, int operand, const fn_block *b, void *scratch,
+                   ptrdiff_t *step);
 /* A tile for an output, and bringing it home after a verb has filled it. */
 fn_tile fn_tile_out(const fn_job *job, const fn_cut *cut, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t width,
                     void *scratch);
 void fn_tile_flush(const fn_job *job, const fn_cut *cut, fn_tile tile, const ptrdiff_t offset[FN_NOPERANDS],
                    ptrdiff_t rows, ptrdiff_t width);
-/* scratch of one tile of this operand: 0 where none is needed */
+/* scratch of the tiles of one block: 0 where none is needed */
 size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand);
 int fn_tile_adjacent(const fn_job *job, int operand); /* the tiles stand in the array itself */
 int fn_tiles_adjacent(const fn_job *job);             /* those of all arrays that there are */

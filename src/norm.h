@@ -15,6 +15,8 @@ enum fn_dtype { FN_F32, FN_F64, FN_F16, FN_BF16, FN_NDTYPES };
 /* Bytes of rows and elements of one block: what one float accumulation may span before it is carried in double. */
 enum { FN_BLOCK_BYTES = 16384, FN_BLOCK_ROWS = 128 };
 
+enum { FN_TOGETHER = 2 }; /* rows that combine_cols takes at once, and so the least that is worth a call */
+
 /* elements of a piece of a row that is longer than that, in whole virtual lanes; all as even as can be */
 static inline ptrdiff_t fn_piece(ptrdiff_t n, ptrdiff_t compute_size) {
     const ptrdiff_t most = FN_BLOCK_BYTES / compute_size, lanes = 128 / compute_size, pieces = (n + most - 1) / most;

@@ -8,8 +8,7 @@
 enum {
     LINE = 64,        /* of a cache */
     SPLIT_ROWS = 256, /* the fewest that a copy of a parameter pays for */
-    /* the shortest rows across lines that have verbs of their own, to begin which takes longer: those that are reduced, and
-     * those of columns */
+    /* Shorter rows keep the plain verbs, as a walk takes longer to begin: bytes of a row that is reduced, and of one of columns. */
     ACROSS_BYTES = 512,
     ACROSS_COLUMNS_BYTES = 1024,
     /* The least arrays together of which the result goes past the caches: nearly as large as a usual last one; less where two
@@ -59,7 +58,7 @@ int fn_tiles_adjacent(const fn_job *job) {
 
 size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand) {
     if (!job->data[operand] || fn_tile_adjacent(job, operand)) return 0;
-    return (size_t)(cut->block_rows * cut->split * element_size(job, operand));
+    return (size_t)(cut->block_runs * cut->block_rows * cut->split * element_size(job, operand));
 }
 
 int fn_goes_past(const fn_job *job) {
@@ -97,6 +96,20 @@ fn_tile fn_tile_in(const fn_job *job, const fn_cut *cut, int operand, const ptrd
         copy_strided((char *)scratch + r * width * size, size, from + r * step, fn_plan_step(&job->plan, operand),
                      width, size);
     return (fn_tile){scratch, width * size};
+}
+
+fn_tile fn_runs_in(const fn_job *job, const fn_cut *cut, int operand, const fn_block *b, void *scratch,
+                   ptrdiff_t *step) {
+    *step = 0;
+    if (b->runs > 1 && job->data[operand])
+        *step = fn_tile_adjacent(job, operand) ? fn_run_axis(job)->stride[operand]
+                                               : b->rows * b->width * element_size(job, operand);
+    fn_block run = *b;
+    for (ptrdiff_t i = 1; i < b->runs && *step && !fn_tile_adjacent(job, operand); i++) {
+        fn_next_run(job, &run);
+        fn_tile_in(job, cut, operand, run.offset, b->rows, b->width, (char *)scratch + i * *step);
+    }
+    return fn_tile_in(job, cut, operand, b->offset, b->rows, b->width, scratch);
 }
 
 fn_tile fn_tile_out(const fn_job *job, const fn_cut *cut, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t width,

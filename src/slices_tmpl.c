@@ -7,7 +7,6 @@ enum {
     FN(EACH_BYTES) = sizeof(A) == 8 ? 2048 : 4096, /* the least row that is normalized by itself */
     FN(BACKWARD_BYTES) = sizeof(A) == 8 ? 16384 : 24576,
     FN(SUMMED_BYTES) = 196608,  /* the same with sums of columns: from the second cache, but several rows at once */
-    FN(SUMMED_ROWS) = 2,        /* as many as combine_cols takes at once */
     FN(EACH_ROWS) = 16,         /* of a tile without a mean, whose scalars are taken together: so many at most, */
     FN(PRODUCTS_BYTES) = 10240, /* of so many bytes of x */
 };
@@ -231,7 +230,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     const int past = FN(way_past)(p->past, dx, slices * p->per, n);
     const ptrdiff_t per = p->per, bytes = p->work ? FN(SUMMED_BYTES) : FN(BACKWARD_BYTES);
     ptrdiff_t most = FN(slices_together)(per, n, bytes / 3);
-    if (p->work && most < FN(SUMMED_ROWS)) most = FN(SUMMED_ROWS); /* per is 1 then */
+    if (p->work && most < FN_TOGETHER) most = FN_TOGETHER; /* per is 1 then */
     const int undivided = p->undivided && per == 1 && !(p->weight.a && p->weight.along);
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         if (undivided) s += FN(adjoint_each)(dy, x, dx, s, slices, n, p, past);

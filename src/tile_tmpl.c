@@ -1,12 +1,8 @@
 /* The verbs that write a tile, apply and combine, and finalize, which makes their scalars. Written once in T. */
 
-enum {
-    FN(TOGETHER) =
-        2, /* rows that share a load of what varies along the row: all that goes with four is too much for the
-                            * registers, */
-    FN(MOST_TOGETHER) = 4, /* but for results of columns so few that to begin a row is much of it */
-    FN(FEW_COLUMNS) = 128,
-};
+/* Rows that share a load of what varies along the row: all that goes with four is too much for the registers; but for results
+ * of columns so few that to begin a row is much of it. */
+enum { FN(TOGETHER) = FN_TOGETHER, FN(MOST_TOGETHER) = 2 * FN_TOGETHER, FN(FEW_COLUMNS) = 128 };
 
 /* `rows` rows at once, so that what varies along the row is loaded once for all of them. `rows`, `along` (mean, comp,
  * rstd and prescale), `compensated` (whether any comp is not 0), `prescaled`, `weight_along` and `bias_along` are

@@ -2,7 +2,7 @@
  *
  *     HOW_K                       where such a reading is
  *     HOW_K HOW_from_K(p)         its beginning: the row's first element stands at p
- *     vec   HOW_on_K(&w, at)      elements at .. at + VL - 1, for at = 0, VL, 2 * VL, ...
+ *     vec   HOW_on_K(&w, at)      elements at .. at + VL - 1, for at = 0, VL, 2 * VL, ... in turn, as long as all are the row's
  *
  * A plain one loads the vectors where they stand. NumPy's large arrays stand 16 bytes past a cache line: every load of 64
  * bytes is two there. A walk reads the lines as they stand, each once, and picks a vector from two of them, which makes a

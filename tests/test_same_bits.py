@@ -46,6 +46,10 @@ CASES = {
     "columns, parameters of each row": ((1700, 150), 0, (0,)),
     "columns, parameters of each element": ((1700, 150), 0, (0, 1)),
     "wide columns": ((80, 3001), 0, (1,)),
+    "short runs of columns": ((60, 5, 9, 90), (0, 2), (1,)),
+    "short runs of few columns": ((400, 7, 5, 17), (0, 2), (1, 3)),
+    "short runs of columns, parameters of each sample": ((60, 5, 9, 90), (0, 2), (0,)),
+    "short runs of columns, parameters of each row": ((60, 5, 9, 90), (0, 2), (2,)),
     "columns of many samples": ((14, 180, 96), 1, (2,)),
     "groups, channels last": ((7, 280, 8, 16), (1, 3), (2, 3)),
     "groups, channels second": ((7, 4, 9, 33, 31), (2, 3, 4), (1, 2)),
@@ -134,6 +138,22 @@ def test_where_arrays_stand_changes_no_bit(name, dtype, rng):
     for past, of_dy in ((16, 16), (0, 48), (60, 0), (8, 24), (1, 2)):
         actual = forward_and_backward(standing(x, past), standing(dy, of_dy), options)
         assert_same(actual, expected, NAMES, f"{past} and {of_dy} bytes past a line")
+
+
+RUNS = [name for name in CASES if name.startswith("short runs")]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_how_arrays_lie_decides_no_statistics(name, rng):
+    x, _, options = inputs(rng, name, "plain")
+    y, stats = fastnorm.normalize(x, return_stats=True, **options)
+    wide = np.empty((*x.shape[:-1], 2 * x.shape[-1]), x.dtype)
+    for out in (wide[..., ::2], np.empty_like(x)[::-1], np.asfortranarray(x)):
+        assert fastnorm.normalize(x, out=out, **options).tobytes() == y.tobytes()
+    for lying in (strided(x), np.repeat(x, 2, axis=-1)[..., ::2]):  # columns apart
+        assert_same(fastnorm.normalize(lying, return_stats=True, **options)[1], stats, ("mean", "rstd"), "x")
+    bare = fastnorm.normalize(x, options["axis"], return_stats=True)[1]
+    assert_same(bare, stats, ("mean", "rstd"), "without parameters")
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
