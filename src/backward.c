@@ -321,9 +321,9 @@ static int attempt(fn_backward_job *b) {
 int fn_backward(fn_job *job) {
     void *packed = NULL;
     fn_backward_job b = {.job = job};
-    job->verbs = fn_verbs_of(job);
     job->undivided = job->fresh; /* and stays so in a second attempt: a slice must not depend on its neighbours */
     int status = fn_param_pack(job, FN_WEIGHT, &packed);
+    job->verbs = fn_verbs_of(job);
     if (status == FN_OK) status = attempt(&b);
     if (status == FN_OK && b.beyond) {
         status = take_statistics(job);

@@ -35,7 +35,7 @@ MUTANTS = {  # name: (file, text, what stands there instead)
     "a missing merge of the backward": ("src/backward_unit.c", "for (ptrdiff_t c = 1; c < b->cut.chunks; c++)", "for (ptrdiff_t c = 2; c < b->cut.chunks; c++)"),
     "a wrong chunk bound": ("src/backward_unit.c", "i < last; i += count) {\n        const fn_block k = fn_cut_blocks(b->job", "i + 1 < last; i += count) {\n        const fn_block k = fn_cut_blocks(b->job"),
     "rows of a slice not merged": ("src/rows_tmpl.c", "if (begun) merge(1,", "if (r > most) merge(1,"),
-    "the last rows of a tile left out": ("src/slices_tmpl.c", "if (p->work && most < FN_TOGETHER) most = FN_TOGETHER;", "if (p->work && most < FN(SUMMED_ROWS)) most = FN(SUMMED_ROWS), slices -= slices > 9;"),
+    "the last rows of a tile left out": ("src/slices_tmpl.c", "if (p->work && most < FN_TOGETHER) most = FN_TOGETHER;", "if (p->work && most < FN_TOGETHER) most = FN_TOGETHER, slices -= slices > 9;"),
     "what merges round away is lost": ("src/norm.c", "into.low[i] = all <= DBL_MAX ? more - (all - q) : 0;", "into.low[i] = 0;"),
     "a weight outside is let in": ("src/backward_unit.c", "inside > 0 ? fn_row_weight(b, k, r) : 0;", "fn_row_weight(b, k, r);"),
     "a long row beyond the fast path taken for done": ("src/slices_tmpl.c", "&high, &low, &rstd)) return r;", "&high, &low, &rstd)) continue;"),
