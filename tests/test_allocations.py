@@ -118,12 +118,15 @@ for i, call in enumerate((calls_through_numpy if sys.argv[2] == "large" else pla
     expected = flat(call())
     for _ in range(2):
         sweep(call, expected)
-    gc.collect()
-    before = alive.value
-    for _ in range(2):
-        raised = sweep(call, expected)
-    gc.collect()
-    more = alive.value - before
+    for _ in range(3):  # a leak adds blocks every time, what some library allocates once does not
+        gc.collect()
+        before = alive.value
+        for _ in range(2):
+            raised = sweep(call, expected)
+        gc.collect()
+        more = alive.value - before
+        if more < 2:
+            break
     assert raised > 0 or sys.argv[2] == "large", f"call {i} asks for no memory"
     assert more < 2, f"call {i}: {more} blocks more after 2 sweeps"
 print("every call raised or was right")
