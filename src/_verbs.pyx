@@ -116,7 +116,7 @@ cdef extern from "job.h":
         int many_rows, interleaved
         ptrdiff_t blocks, chunk_blocks, chunks, units
     ctypedef struct fn_unit:
-        ptrdiff_t slices
+        ptrdiff_t slices, width
     ctypedef struct fn_block:
         ptrdiff_t offset[9]
         ptrdiff_t rows, width, runs
@@ -125,6 +125,7 @@ cdef extern from "job.h":
     fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block) noexcept
     const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut) noexcept
     const fn_axis *fn_run_axis(const fn_job *job) noexcept
+    fn_tile fn_interleaved_row(const fn_job *job, const fn_unit *unit, ptrdiff_t r, int operand) noexcept
 
 cnp.import_array()
 

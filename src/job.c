@@ -38,16 +38,15 @@ enum {
     INTERLEAVED_L2_BYTES = 524288,
 };
 
-static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 /* `len` cut into pieces of at most `most`, as even as can be */
-static ptrdiff_t even(ptrdiff_t len, ptrdiff_t most) { return ceil_div(len, ceil_div(len, max(most, 1))); }
+static ptrdiff_t even(ptrdiff_t len, ptrdiff_t most) { return fn_ceil_div(len, fn_ceil_div(len, max(most, 1))); }
 
 static void group_chunks(fn_cut *cut, ptrdiff_t block_bytes) {
-    cut->chunk_blocks = max(ceil_div(CHUNK_BYTES, block_bytes), ceil_div(cut->blocks, MAX_CHUNKS));
+    cut->chunk_blocks = max(fn_ceil_div(CHUNK_BYTES, block_bytes), fn_ceil_div(cut->blocks, MAX_CHUNKS));
     cut->chunk_blocks = even(cut->blocks, cut->chunk_blocks);
-    cut->chunks = ceil_div(cut->blocks, cut->chunk_blocks);
+    cut->chunks = fn_ceil_div(cut->blocks, cut->chunk_blocks);
 }
 
 ptrdiff_t fn_rows_of_slice(const fn_job *job) {
@@ -134,7 +133,7 @@ fn_cut fn_cut_make(const fn_job *job) {
         if (job->column_sums) cut.block_rows = min(cut.run, max(cut.block_rows, FN_TOGETHER));
         cut.slots = cut.block_rows;
         cut.units = 1;
-        cut.row_blocks = ceil_div(cut.run, cut.block_rows);
+        cut.row_blocks = fn_ceil_div(cut.run, cut.block_rows);
         cut.blocks = plan->regions / cut.run * cut.row_blocks;
         group_chunks(&cut, job->column_sums
                                ? min(cut.block_rows * n * size, cut.block_rows * (CHUNK_BYTES / SUMMED_ROWS))
@@ -149,7 +148,7 @@ fn_cut fn_cut_make(const fn_job *job) {
         const ptrdiff_t least = max(INTERLEAVED_BYTES, some * slice);
         cut.strip = even(plan->regions, min(max(share, least), INTERLEAVED_L2_BYTES) / slice);
         cut.slots = cut.run = cut.block_rows = cut.strip;
-        cut.strips = cut.units = ceil_div(plan->regions, cut.strip);
+        cut.strips = cut.units = fn_ceil_div(plan->regions, cut.strip);
         cut.blocks = cut.chunk_blocks = plan->rows;
         cut.row_blocks = cut.chunks = 1;
         return cut;
@@ -157,8 +156,8 @@ fn_cut fn_cut_make(const fn_job *job) {
     cut.run = plan->nreduced ? plan->reduced[plan->nreduced - 1].len : 1;
     if (plan->cols) {
         const ptrdiff_t fold = plan->fold.len;
-        cut.strip = min(n, ceil_div(STRIP_BYTES, size * fold) * fold);
-        cut.strips = ceil_div(n, cut.strip);
+        cut.strip = min(n, fn_ceil_div(STRIP_BYTES, size * fold) * fold);
+        cut.strips = fn_ceil_div(n, cut.strip);
         cut.slots = cut.strip;
         cut.split = cut.strip;
         cut.block_rows =
@@ -166,16 +165,16 @@ fn_cut fn_cut_make(const fn_job *job) {
         if (cut.block_rows == cut.run) cut.block_runs = runs_in_block(job, cut.run * cut.strip * size);
     } else if (n * compute > FN_BLOCK_BYTES) {
         cut.split = fn_piece(n, compute);
-        cut.splits = ceil_div(n, cut.split);
+        cut.splits = fn_ceil_div(n, cut.split);
         cut.block_rows = 1;
     } else {
         cut.block_rows = even(cut.run, min(SHORT_ROWS, FN_BLOCK_BYTES / (n * compute)));
     }
     cut.units = plan->regions * cut.strips;
-    cut.row_blocks = ceil_div(cut.run, cut.block_rows);
+    cut.row_blocks = fn_ceil_div(cut.run, cut.block_rows);
     cut.blocks = plan->rows / cut.run * cut.row_blocks * cut.splits;
     if (cut.block_runs > 1) {
-        cut.run_blocks = ceil_div(fn_run_axis(job)->len, cut.block_runs);
+        cut.run_blocks = fn_ceil_div(fn_run_axis(job)->len, cut.block_runs);
         cut.blocks = plan->rows / cut.run / fn_run_axis(job)->len * cut.run_blocks;
     }
     group_chunks(&cut, cut.block_runs * cut.block_rows * cut.split * size);
@@ -216,11 +215,6 @@ fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit) {
 
 fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block) {
     const fn_plan *plan = &job->plan;
-    if (cut->interleaved) { /* a row of each of the unit's slices */
-        fn_block out = {.first_row = block, .rows = unit->slices, .width = unit->width, .runs = 1};
-        for (int o = 0; o < FN_NOPERANDS; o++) out.offset[o] = unit->offset[o] + block * plan->reduced[0].stride[o];
-        return out;
-    }
     if (cut->block_runs > 1) {
         const ptrdiff_t first = block % cut->run_blocks * cut->block_runs;
         fn_block out = {

@@ -81,6 +81,8 @@ typedef struct {
  * parameters with them: so many slices can be taken as rows. 1 where a slice is one row; 0 where none of this holds. */
 ptrdiff_t fn_rows_of_slice(const fn_job *job);
 
+static inline ptrdiff_t fn_ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+
 fn_cut fn_cut_make(const fn_job *job);
 fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit);
 fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block);
@@ -89,7 +91,7 @@ static inline ptrdiff_t fn_chunk_end(const fn_cut *cut, ptrdiff_t chunk) {
     const ptrdiff_t end = (chunk + 1) * cut->chunk_blocks;
     return end < cut->blocks ? end : cut->blocks;
 }
-/* interleaved: row r of each of the unit's slices */
+/* interleaved, in place of blocks: row r of each of the unit's slices */
 static inline fn_tile fn_interleaved_row(const fn_job *job, const fn_unit *unit, ptrdiff_t r, int operand) {
     const fn_plan *plan = &job->plan;
     return (fn_tile){job->data[operand] + unit->offset[operand] + r * plan->reduced[0].stride[operand],

@@ -19,8 +19,6 @@ enum {
     PAST_SHARED_BYTES = 32 << 20,
 };
 
-static ptrdiff_t ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
-
 /* ---- verbs ------------------------------------------------------------------------------------------------------ */
 
 /* whether rows of this input stand across cache lines: some or all of them */
@@ -100,16 +98,14 @@ fn_tile fn_tile_in(const fn_job *job, const fn_cut *cut, int operand, const ptrd
 
 fn_tile fn_runs_in(const fn_job *job, const fn_cut *cut, int operand, const fn_block *b, void *scratch,
                    ptrdiff_t *step) {
-    *step = 0;
-    if (b->runs > 1 && job->data[operand])
-        *step = fn_tile_adjacent(job, operand) ? fn_run_axis(job)->stride[operand]
-                                               : b->rows * b->width * element_size(job, operand);
+    *step = b->runs > 1 ? fn_run_axis(job)->stride[operand] : 0;
+    if (!*step || !job->data[operand] || fn_tile_adjacent(job, operand))
+        return fn_tile_in(job, cut, operand, b->offset, b->rows, b->width, scratch);
+    *step = b->rows * b->width * element_size(job, operand);
     fn_block run = *b;
-    for (ptrdiff_t i = 1; i < b->runs && *step && !fn_tile_adjacent(job, operand); i++) {
-        fn_next_run(job, &run);
+    for (ptrdiff_t i = 0; i < b->runs; i++, fn_next_run(job, &run))
         fn_tile_in(job, cut, operand, run.offset, b->rows, b->width, (char *)scratch + i * *step);
-    }
-    return fn_tile_in(job, cut, operand, b->offset, b->rows, b->width, scratch);
+    return (fn_tile){scratch, b->width * element_size(job, operand)};
 }
 
 fn_tile fn_tile_out(const fn_job *job, const fn_cut *cut, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t width,
@@ -166,7 +162,7 @@ int fn_param_pack(fn_job *job, int operand, void **memory) {
     for (int i = plan->nkept - 1; i >= 0; i--) axes[count++] = &plan->kept[i];
     for (int i = 0; i < count; i++)
         if (axes[i]->stride[operand]) elements *= axes[i]->len;
-    char *packed = aligned_alloc(LINE, (size_t)(ceil_div(elements * size, LINE) * LINE));
+    char *packed = aligned_alloc(LINE, (size_t)(fn_ceil_div(elements * size, LINE) * LINE));
     if (!packed) return FN_NO_MEMORY;
     const int adjacent = plan->inner.stride[operand] == size; /* and it varies along no other axis */
     if (adjacent) memcpy(packed, job->data[operand] + plan->offset[operand], (size_t)(elements * size));

@@ -42,7 +42,7 @@ def cut(axes, ptrdiff_t size, ptrdiff_t compute_size, bint backward=False):
     cdef fn_cut c
     cdef fn_unit unit
     cdef fn_block block
-    cdef ptrdiff_t u, b, row_step, column_step
+    cdef ptrdiff_t u, b, row_step, column_step, start
     memset(&job, 0, sizeof(job))
     memset(&verbs, 0, sizeof(verbs))
     verbs.size, verbs.compute_size = size, compute_size
@@ -56,6 +56,10 @@ def cut(axes, ptrdiff_t size, ptrdiff_t compute_size, bint backward=False):
     for u in range(c.units):
         unit = fn_cut_unit(&job, &c, u)
         for b in range(c.blocks):
+            if c.interleaved:
+                start = <ptrdiff_t> fn_interleaved_row(&job, &unit, b, 0).base  # as x begins at 0
+                blocks.append((u, b // c.chunk_blocks, 1, unit.slices, unit.width, start, 0, row_step, column_step))
+                continue
             block = fn_cut_block(&job, &c, &unit, b)
             blocks.append((u, b // c.chunk_blocks, block.runs, block.rows, block.width, block.offset[0],
                            fn_run_axis(&job).stride[0] if block.runs > 1 else 0, row_step, column_step))

@@ -105,11 +105,13 @@ def call_all_verbs(kernels, reducing, tiles, verbs, kind, shape, rng):
 @pytest.mark.parametrize("tier", TIERS)
 def test_nothing_outside_is_touched(tier):
     command = [sys.executable, "-X", "faulthandler", __file__, tier]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    # found even where PYTHONSAFEPATH is set
+    path = os.pathsep.join(filter(None, [os.path.dirname(__file__), os.environ.get("PYTHONPATH")]))
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.strip() == "no fault"
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.path.dirname(__file__))  # even where PYTHONSAFEPATH is set
     call_everything(sys.argv[1])
