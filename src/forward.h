@@ -31,6 +31,10 @@ typedef struct {
     fn_worker_state *workers;
 } fn_forward_job;
 
+/* whether apply is to multiply by these rstd, that are not all 1 then */
+static inline int fn_has_rstd(const fn_job *job, const fn_slot_stats *stats) {
+    return job->scale || job->given || stats->prescaled;
+}
 /* the moments that are wanted, as moments_rows takes it */
 static inline int fn_wanted(const fn_job *job) {
     return job->centre && !job->scale && !job->var64 ? FN_MEAN : job->centre;

@@ -35,13 +35,13 @@ void fn_interleaved(void *context, ptrdiff_t task, int worker) {
     const fn_affine p = {
         .mean = {u->stats.mean, 1, 0},
         .comp = {u->stats.comp, 1, 0},
-        .rstd = {u->stats.rstd, 1, 0},
+        .rstd = {fn_has_rstd(job, &u->stats) ? u->stats.rstd : NULL, 1, 0},
         .prescale = {u->stats.prescaled ? u->stats.prescale : NULL, 1, 0},
         .weight = by_slice(job, &unit, FN_WEIGHT),
         .bias = by_slice(job, &unit, FN_BIAS),
         .past = job->past,
     };
-    for (ptrdiff_t r = 0; r < plan->rows; r++) {
+    for (ptrdiff_t r = plan->rows - 1; r >= 0; r--) { /* backwards: the last rows are those still in cache */
         const fn_tile x = fn_interleaved_row(job, &unit, r, FN_X), y = fn_interleaved_row(job, &unit, r, FN_Y);
         job->verbs->apply(x, y, unit.slices, plan->n, &p);
     }

@@ -1,9 +1,13 @@
-/* Rows of at least twice as many elements as there are virtual lanes, and of one run of them at most, four at a time: while
- * one's tree is waited for, others are added up. The same bits as row by row. Written once in T; norm.c includes this file
- * once per dtype. Vectors of less than 64 bytes need all registers for the lanes of one row, and leave these alone. */
+/* Rows of at least twice as many elements as there are virtual lanes, and of one block at most, four at a time: their
+ * samples, trees and moments are taken together, as a row by itself would wait for each. The same bits as row by row. Those
+ * of one run of the lanes are added up side by side, longer ones one after the other. Vectors of less than 64 bytes need all
+ * registers for the lanes of one row, and leave the former alone. Written once in T; norm.c includes this file once per
+ * dtype. */
 
 /* whether moments_rows takes such rows here */
-INLINE int FN(is_middle)(ptrdiff_t n) { return VBYTES == 64 && n >= 2 * LANES && n <= RUN * LANES; }
+INLINE int FN(is_middle)(ptrdiff_t n) {
+    return n >= 2 * LANES && (n > RUN * LANES ? n * (ptrdiff_t)sizeof(A) <= FN_BLOCK_BYTES : VBYTES == 64);
+}
 
 /* add_squares of four rows. `moved` and `summed` are constants wherever this is inlined. */
 INLINE void FN(add_four)(const char *const rows[4], ptrdiff_t n, int moved, int summed, FOUR c, vec s[4][U],
@@ -55,15 +59,38 @@ INLINE int FN(middle_moments)(const char *const rows[4], ptrdiff_t n, int centre
     return FN(close_four)(m, centre ? SUMFOUR(of_s) : (FOUR){0}, SUMFOUR(of_q), n, count, mean, comp, m2);
 }
 
+/* the same of longer rows, which are added up one after the other */
+INLINE int FN(longer_moments)(const char *const rows[4], ptrdiff_t n, int centre, double *count, double *mean,
+                              double *comp, double *m2) {
+    vec of_s[4], of_q[4];
+    const FOUR m = centre ? FN(sample_four)(rows, n) : (FOUR){0};
+    for (int i = 0; i < 4; i++) {
+        vec s[U] = {{0}}, q[U] = {{0}};
+        if (m[i] == 0)
+            FN(add_squares)(rows[i], NULL, n, 0, centre, 0, s, q);
+        else
+            FN(add_squares)(rows[i], NULL, n, 1, centre, m[i], s, q);
+        of_s[i] = FN(folded)(s);
+        of_q[i] = FN(folded)(q);
+    }
+    return FN(close_four)(m, centre ? SUMFOUR(of_s) : (FOUR){0}, SUMFOUR(of_q), n, count, mean, comp, m2);
+}
+
 /* moments_rows where every cell is one such row, without a mask: of four at a time; returns how many those are */
-static ptrdiff_t FN(middle_cells)(const char *x, ptrdiff_t step, ptrdiff_t cells, ptrdiff_t n, int centre,
-                                  fn_moments out) {
+OUTLINE ptrdiff_t FN(middle_cells)(const char *x, ptrdiff_t step, ptrdiff_t cells, ptrdiff_t n, int centre,
+                                   fn_moments out) {
     const fn_tile none = {0};
+    const int longer = n > RUN * LANES;
     for (ptrdiff_t c = 0; c + 4 <= cells; c += 4) {
         const char *row = x + c * step, *rows[4] = {row, row + step, row + 2 * step, row + 3 * step};
         double *count = out.count + c, *mean = out.mean + c, *comp = out.comp + c, *m2 = out.m2 + c;
-        const int far = centre ? FN(middle_moments)(rows, n, 1, count, mean, comp, m2)
-                               : FN(middle_moments)(rows, n, 0, count, mean, comp, m2);
+        int far;
+        if (longer)
+            far = centre ? FN(longer_moments)(rows, n, 1, count, mean, comp, m2)
+                         : FN(longer_moments)(rows, n, 0, count, mean, comp, m2);
+        else
+            far = centre ? FN(middle_moments)(rows, n, 1, count, mean, comp, m2)
+                         : FN(middle_moments)(rows, n, 0, count, mean, comp, m2);
         for (int i = 0; far && i < 4; i++) FN(moments_cell)((fn_tile){rows[i], 0}, none, 1, n, centre, c + i, out);
     }
     return cells / 4 * 4;

@@ -71,7 +71,7 @@ typedef struct {
 static inline double fn_moved(double gx, double shift, double g) { return g == 0 || shift == 0 ? gx : gx - shift * g; }
 
 typedef struct {
-    fn_param mean, comp, rstd; /* the mean as mean + comp; all three along the row, or none */
+    fn_param mean, comp, rstd; /* the mean as mean + comp; all three along the row, or none, and rstd NULL: 1 */
     fn_param prescale;         /* a power of two that brings extreme slices into A's range; NULL: 1 */
     fn_param weight, bias;     /* NULL: 1 and 0 */
     int past; /* y goes past the caches, if its rows begin and end at multiples of 16 bytes; `drain` follows */

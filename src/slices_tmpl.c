@@ -2,9 +2,9 @@
  * that is done to them, while they are in the first cache. Written once in T; norm.c includes this file once per dtype. */
 
 enum {
-    FN(MOST_ROWS) = FN_MOST_PER,                   /* of a tile */
-    FN(FORWARD_BYTES) = 32768,                     /* of a tile in all its arrays; it has at least one slice */
-    FN(EACH_BYTES) = sizeof(A) == 8 ? 2048 : 4096, /* the least row that is normalized by itself */
+    FN(MOST_ROWS) = FN_MOST_PER, /* of a tile */
+    FN(FORWARD_BYTES) = 32768,   /* of a tile in all its arrays; it has at least one slice */
+    FN(EACH_BYTES) = 4096,       /* up to there rows share a tile, beyond they are taken one by one */
     FN(BACKWARD_BYTES) = sizeof(A) == 8 ? 16384 : 24576,
     FN(SUMMED_BYTES) = 196608,  /* the same with sums of columns: from the second cache, but several rows at once */
     FN(EACH_ROWS) = 16,         /* of a tile without a mean, whose scalars are taken together: so many at most, */
@@ -24,33 +24,49 @@ INLINE fn_param FN(by_row)(const A *of_slices, ptrdiff_t slices, ptrdiff_t per, 
     return (fn_param){to, 1, 0};
 }
 
-/* One row after the other: while one's result is stored, the next one's statistics are on the way. `centre`,
- * `weight_along` and `bias_along` are constants wherever this is inlined. */
+/* whether rows of n elements are normalized four at a time, and nobody waits for one's tree and root */
+INLINE int FN(goes_by_four)(ptrdiff_t n) { return n > RUN * LANES && n * (ptrdiff_t)sizeof(T) <= FN(EACH_BYTES); }
+
+/* Rows of a slice each, four at a time or one after the other: while one's result is stored, the next one's statistics are
+ * on the way. `centre`, `weight_along` and `bias_along` are constants wherever this is inlined, and so is for the most part
+ * that the result stays in the caches. */
 INLINE ptrdiff_t FN(normalize_each)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p, int centre,
                                     int weight_along, int bias_along) {
     const fn_tile none = {0};
     const int past = FN(way_past)(p->past, y, rows, n), is_long = n * (ptrdiff_t)sizeof(A) > FN_BLOCK_BYTES;
-    for (ptrdiff_t r = 0; r < rows; r++) {
-        double count, mean, comp, m2;
-        A high, low, rstd;
-        const fn_moments m = {&count, &mean, &comp, &m2, NULL};
+    const int by_four = FN(goes_by_four)(n);
+    for (ptrdiff_t r = 0, k; r < rows; r += k) {
+        double count[4], mean[4], comp[4], m2[4];
+        A high[4], low[4], rstd[4];
+        const fn_moments m = {count, mean, comp, m2, NULL};
         const fn_tile from = fn_tile_from(x, r), to = fn_tile_from(y, r);
-        if (is_long)
-            FN(moments_rows)(from, none, 1, 0, 0, 1, n, centre, m);
-        else
-            FN(moments_cell)(from, none, 1, n, centre, 0, m);
-        if (FN(finalized)(1, m, p->eps, p->least, p->scale, &high, &low, &rstd)) return r;
-        if (p->mean) ((A *)p->mean)[r] = (A)(mean + comp);
-        if (p->rstd) ((A *)p->rstd)[r] = rstd;
-        const fn_affine q = {.mean = {&high, 0, 0},
-                             .comp = {&low, 0, 0},
-                             .rstd = {&rstd, 0, 0},
+        int beyond;
+        k = by_four && r + 4 <= rows ? 4 : 1;
+        if (k == 4) {
+            FN(middle_cells)(from.base, from.step, 4, n, centre, m);
+            beyond = FN(finalize_four)(0, m, p->eps, p->least, p->scale, high, low, rstd);
+        } else {
+            if (is_long)
+                FN(moments_rows)(from, none, 1, 0, 0, 1, n, centre, m);
+            else
+                FN(moments_cell)(from, none, 1, n, centre, 0, m);
+            beyond = FN(finalize_one)(0, m, p->eps, p->least, p->scale, high, low, rstd);
+        }
+        if (beyond) return r;
+        for (ptrdiff_t i = 0; p->mean && i < k; i++) ((A *)p->mean)[r + i] = (A)(mean[i] + comp[i]);
+        for (ptrdiff_t i = 0; p->rstd && i < k; i++) ((A *)p->rstd)[r + i] = rstd[i];
+        const fn_affine q = {.mean = {high, 1, 0},
+                             .comp = {low, 1, 0},
+                             .rstd = {rstd, 1, 0},
                              .weight = FN(param_from)(p->weight, r, 0),
                              .bias = FN(param_from)(p->bias, r, 0)};
-        if (centre && low != 0)
-            FN(apply_rows)(from, to, 0, 1, n, &q, past, 0, 1, 0, weight_along, bias_along);
-        else
-            FN(apply_rows)(from, to, 0, 1, n, &q, past, 0, 0, 0, weight_along, bias_along);
+#define APPLY(past, comp) FN(apply_rows)(from, to, i, 1, n, &q, past, 0, comp, 0, 1, weight_along, bias_along)
+        for (ptrdiff_t i = 0; i < k; i++)
+            if (centre && low[i] != 0)
+                APPLY(past, 1);
+            else
+                past ? APPLY(past, 0) : APPLY(0, 0);
+#undef APPLY
     }
     return rows;
 }
@@ -61,9 +77,10 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
     A high[MOST], low[MOST], rstd[MOST], highs[MOST], lows[MOST], rstds[MOST];
     const fn_moments m = {count, mean, comp, m2, NULL};
     const fn_tile none = {0};
+    const fn_param absent = {0};
     const ptrdiff_t per = p->per, most = FN(slices_together)(per, n, FN(FORWARD_BYTES) / 2);
     const int weight_along = p->weight.a && p->weight.along, bias_along = p->bias.a && p->bias.along;
-    if (per == 1 && n * (ptrdiff_t)sizeof(T) >= FN(EACH_BYTES)) {
+    if (per == 1 && (FN(goes_by_four)(n) || n * (ptrdiff_t)sizeof(T) > FN(EACH_BYTES))) {
 #define NORMALIZE_EACH(...) return FN(normalize_each)(x, y, slices, n, p, __VA_ARGS__)
         if (p->centre == 1 && weight_along && bias_along) NORMALIZE_EACH(1, 1, 1);
         if (p->centre == 1 && !weight_along && !bias_along) NORMALIZE_EACH(1, 0, 0);
@@ -81,7 +98,7 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
         if (p->rstd) memcpy((A *)p->rstd + s, rstd, (size_t)k * sizeof(A));
         const fn_affine q = {.mean = FN(by_row)(high, k, per, highs),
                              .comp = FN(by_row)(low, k, per, lows),
-                             .rstd = FN(by_row)(rstd, k, per, rstds),
+                             .rstd = p->scale ? FN(by_row)(rstd, k, per, rstds) : absent,
                              .weight = FN(param_from)(p->weight, s * per, 0),
                              .bias = FN(param_from)(p->bias, s * per, 0),
                              .past = p->past};

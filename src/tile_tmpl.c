@@ -1,15 +1,22 @@
 /* The verbs that write a tile, apply and combine, and finalize, which makes their scalars. Written once in T. */
 
 /* Rows that share a load of what varies along the row: all that goes with four is too much for the registers; but for results
- * of columns so few that to begin a row is much of it. */
-enum { FN(TOGETHER) = FN_TOGETHER, FN(MOST_TOGETHER) = 2 * FN_TOGETHER, FN(FEW_COLUMNS) = 128 };
+ * of columns so few that to begin a row is much of it. Long rows of slices are written one by one: to fetch two results at
+ * once costs more than the loads. */
+enum {
+    FN(TOGETHER) = FN_TOGETHER,
+    FN(MOST_TOGETHER) = 2 * FN_TOGETHER,
+    FN(FEW_COLUMNS) = 128,
+    FN(ALONE) = 2048 / sizeof(A), /* elements of such a row */
+};
 
 /* `rows` rows at once, so that what varies along the row is loaded once for all of them. `rows`, `along` (mean, comp,
  * rstd and prescale), `compensated` (whether any comp is not 0), `prescaled`, `weight_along` and `bias_along` are
- * constants wherever this is inlined; weight and bias that vary along the row must not vary between these rows. All
- * pointers and scalars are fetched before the loop, as the compiler must assume that y holds them. */
+ * constants wherever this is inlined, and so is `scaled`, whether there is rstd, prescale or weight; weight and bias that
+ * vary along the row must not vary between these rows. All pointers and scalars are fetched before the loop, as the compiler
+ * must assume that y holds them. */
 INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_affine *p, int past,
-                           int along, int compensated, int prescaled, int weight_along, int bias_along) {
+                           int along, int compensated, int prescaled, int scaled, int weight_along, int bias_along) {
     const char *xs[FN(MOST_TOGETHER)];
     char *ys[FN(MOST_TOGETHER)];
     WALK walks[FN(MOST_TOGETHER)];
@@ -44,8 +51,8 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
             if (prescaled) v *= along ? pre : prescale[i];
             v -= along ? m : mean[i];
             if (compensated) v -= along ? c : comp[i];
-            v *= along ? s : rstd[i];
-            v = v * (weight_along ? w : weight[i]) + (bias_along ? b : bias[i]);
+            if (scaled) v = v * (along ? s : rstd[i]) * (weight_along ? w : weight[i]);
+            v += bias_along ? b : bias[i];
             FN(put_result)(ys[i], at, k, v, past);
         }
     });
@@ -60,9 +67,10 @@ INLINE int FN(any_comp)(const fn_affine *p, ptrdiff_t rows, ptrdiff_t n) {
     return any != 0;
 }
 
-/* what varies along the row is the same for all rows here */
+/* what varies along the row is the same for all rows here; that the result stays in the caches is a constant */
 #define APPLY_TOGETHER(R, ...)                                                                                         \
-    for (; r + R <= rows; r += R) FN(apply_rows)(x, y, r, R, n, p, past, __VA_ARGS__)
+    for (; r + R <= rows; r += R)                                                                                      \
+    past ? FN(apply_rows)(x, y, r, R, n, p, past, __VA_ARGS__) : FN(apply_rows)(x, y, r, R, n, p, 0, __VA_ARGS__)
 #define APPLY_EACH(...) APPLY_TOGETHER(1, __VA_ARGS__)
 
 static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
@@ -75,30 +83,35 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
     const ptrdiff_t many = FN(rows_in_one)(rows, n);
     ptrdiff_t r = many ? FN(apply_narrow)(x, y, rows, n, many, p) : 0;
     if (prescaled && along)
-        APPLY_EACH(1, 1, 1, weight_along, bias_along);
+        APPLY_EACH(1, 1, 1, 1, weight_along, bias_along);
     else if (prescaled)
-        APPLY_EACH(0, 1, 1, weight_along, bias_along);
+        APPLY_EACH(0, 1, 1, 1, weight_along, bias_along);
     else if (along && compensated) {
-        if (steady && neither) APPLY_TOGETHER(R, 1, 1, 0, 0, 0);
-        if (steady && both) APPLY_TOGETHER(R, 1, 1, 0, 1, 1);
-        APPLY_EACH(1, 1, 0, weight_along, bias_along);
+        if (steady && neither) APPLY_TOGETHER(R, 1, 1, 0, 1, 0, 0);
+        if (steady && both) APPLY_TOGETHER(R, 1, 1, 0, 1, 1, 1);
+        APPLY_EACH(1, 1, 0, 1, weight_along, bias_along);
     } else if (along) {
-        if (steady && neither && n <= FN(FEW_COLUMNS)) APPLY_TOGETHER(MOST, 1, 0, 0, 0, 0);
-        if (steady && both && n <= FN(FEW_COLUMNS)) APPLY_TOGETHER(MOST, 1, 0, 0, 1, 1);
-        if (steady && neither) APPLY_TOGETHER(R, 1, 0, 0, 0, 0);
-        if (steady && both) APPLY_TOGETHER(R, 1, 0, 0, 1, 1);
-        APPLY_EACH(1, 0, 0, weight_along, bias_along);
+        if (steady && neither && n <= FN(FEW_COLUMNS)) APPLY_TOGETHER(MOST, 1, 0, 0, 1, 0, 0);
+        if (steady && both && n <= FN(FEW_COLUMNS)) APPLY_TOGETHER(MOST, 1, 0, 0, 1, 1, 1);
+        if (steady && neither) APPLY_TOGETHER(R, 1, 0, 0, 1, 0, 0);
+        if (steady && both) APPLY_TOGETHER(R, 1, 0, 0, 1, 1, 1);
+        APPLY_EACH(1, 0, 0, 1, weight_along, bias_along);
+    } else if (!p->rstd.a && !p->weight.a && neither) { /* the mean alone is taken away */
+        if (compensated)
+            APPLY_EACH(0, 1, 0, 0, 0, 0);
+        else
+            APPLY_EACH(0, 0, 0, 0, 0, 0);
     } else if (compensated && both) {
-        APPLY_EACH(0, 1, 0, 1, 1);
+        APPLY_EACH(0, 1, 0, 1, 1, 1);
     } else if (compensated) {
-        APPLY_EACH(0, 1, 0, weight_along, bias_along);
+        APPLY_EACH(0, 1, 0, 1, weight_along, bias_along);
     } else if (both) {
-        if (steady) APPLY_TOGETHER(R, 0, 0, 0, 1, 1);
-        APPLY_EACH(0, 0, 0, 1, 1);
+        if (steady && n < FN(ALONE)) APPLY_TOGETHER(R, 0, 0, 0, 1, 1, 1);
+        APPLY_EACH(0, 0, 0, 1, 1, 1);
     } else if (neither) {
-        APPLY_EACH(0, 0, 0, 0, 0);
+        APPLY_EACH(0, 0, 0, 1, 0, 0);
     } else {
-        APPLY_EACH(0, 0, 0, weight_along, bias_along);
+        APPLY_EACH(0, 0, 0, 1, weight_along, bias_along);
     }
 }
 #undef APPLY_TOGETHER
@@ -335,24 +348,40 @@ static int FN(carry_cols)(ptrdiff_t n, void *work, fn_sums out) {
     return !all;
 }
 
-INLINE int FN(finalized)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
-    const double tiny = sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100; /* a mean below has no room for comp */
-    const double slight = sizeof(A) == sizeof(double) ? 0x1p-55 : 0x1p-26; /* deviations: half an ulp of a quarter */
-    int beyond = 0;
-    for (ptrdiff_t i = 0; i < n; i++) {
-        double var = in.m2[i] / in.count[i], r = scale ? 1 / sqrt(var + eps) : 1;
-        beyond |= !(var > least && var < DBL_MAX && r > 0x1p-100 && r < 0x1p100);
-        beyond |= !(fabs(in.mean[i]) <= DBL_MAX);
-        beyond |= in.mean[i] != 0 && fabs(in.mean[i]) < tiny && var < tiny;
-        hi[i] = (A)in.mean[i];
-        const double rest = (in.mean[i] - (double)hi[i]) + in.comp[i];
-        lo[i] = (A)(rest * rest < slight * slight * var ? 0 : rest);
-        s[i] = (A)r;
-    }
+#define TINY (sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100) /* a mean below has no room for comp */
+#define SLIGHT (sizeof(A) == sizeof(double) ? 0x1p-55 : 0x1p-26) /* deviations: half an ulp of a quarter */
+INLINE int FN(finalize_one)(ptrdiff_t i, fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
+    const double var = in.m2[i] / in.count[i], r = scale ? 1 / sqrt(var + eps) : 1, mean = in.mean[i];
+    int beyond = !(var > least && var < DBL_MAX && r > 0x1p-100 && r < 0x1p100);
+    beyond |= !(fabs(mean) <= DBL_MAX);
+    beyond |= mean != 0 && fabs(mean) < TINY && var < TINY;
+    hi[i] = (A)mean;
+    const double rest = (mean - (double)hi[i]) + in.comp[i];
+    lo[i] = (A)(rest * rest < SLIGHT * SLIGHT * var ? 0 : rest);
+    s[i] = (A)r;
     return beyond;
 }
+/* the same of four, from i on */
+INLINE int FN(finalize_four)(ptrdiff_t i, fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
+    const vf64x4 one = {1, 1, 1, 1}, mean = four_at(in.mean + i), var = four_at(in.m2 + i) / four_at(in.count + i);
+    const vf64x4 r = scale ? one / root_four(var + eps) : one, size = (vf64x4)((vi64x4)mean & INT64_MAX);
+    const vi64x4 fine = (var > least) & (var < DBL_MAX) & (r > 0x1p-100) & (r < 0x1p100) & (size <= DBL_MAX) &
+                        ((mean == 0) | (size >= TINY) | (var >= TINY));
+    const FOUR high = FROM_DOUBLE(mean);
+    const vf64x4 rest = (mean - IN_DOUBLE(high)) + four_at(in.comp + i);
+    const FOUR low = FROM_DOUBLE((vf64x4)((vi64x4)rest & ~(rest * rest < SLIGHT * SLIGHT * var))),
+               rstd = FROM_DOUBLE(r);
+    memcpy(hi + i, &high, sizeof high);
+    memcpy(lo + i, &low, sizeof low);
+    memcpy(s + i, &rstd, sizeof rstd);
+    return !(fine[0] & fine[1] & fine[2] & fine[3]);
+}
+#undef TINY
+#undef SLIGHT
 
 static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
                         void *rstd) {
-    return FN(finalized)(n, in, eps, least, scale, mean, comp, rstd);
+    int beyond = 0;
+    for (ptrdiff_t i = 0; i < n; i++) beyond |= FN(finalize_one)(i, in, eps, least, scale, mean, comp, rstd);
+    return beyond;
 }

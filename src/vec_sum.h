@@ -2,6 +2,8 @@
 #ifndef FN_VEC_SUM_H
 #define FN_VEC_SUM_H
 
+#include <math.h>
+
 #include "vec.h"
 
 INLINE float sum_f32(vf32 v) {
@@ -123,5 +125,19 @@ INLINE vf64x4 in_double_f32(vf32x4 v) {
 #endif
 }
 INLINE vf64x4 in_double_f64(vf64x4 v) { return v; }
+INLINE vf32x4 from_double_f32(vf64x4 v) { return __builtin_convertvector(v, vf32x4); }
+INLINE vf64x4 from_double_f64(vf64x4 v) { return v; }
+INLINE vf64x4 four_at(const double *p) {
+    vf64x4 v;
+    MOVE(v, p);
+    return v;
+}
+INLINE vf64x4 root_four(vf64x4 v) {
+#if defined(FN_AVX512) || defined(FN_AVX2)
+    return (vf64x4)_mm256_sqrt_pd((__m256d)v);
+#else
+    return (vf64x4){sqrt(v[0]), sqrt(v[1]), sqrt(v[2]), sqrt(v[3])};
+#endif
+}
 
 #endif
