@@ -50,8 +50,12 @@ void fn_interleaved_unit(const fn_backward_job *b, ptrdiff_t index, ptrdiff_t pa
         add_rows(b, n, weight, w->rows, u);
     }
     settle(b, &unit, part, u);
-    const fn_adjoint adjoint = {
-        .mean = mean, .rstd = rstd, .c1 = {u->c1, 1, 0}, .c2 = {u->c2, 1, 0}, .weight = weight, .past = job->past};
+    const fn_adjoint adjoint = {.mean = mean,
+                                .rstd = {job->rstd ? u->rstd : NULL, 1, 0},
+                                .c1 = {u->c1, 1, 0},
+                                .c2 = {u->c2, 1, 0},
+                                .weight = weight,
+                                .past = job->past};
     for (ptrdiff_t r = plan->rows - 1; r >= 0; r--) { /* backwards: the last rows are those still in cache */
         const fn_tile x = job->scale && !job->given ? fn_interleaved_row(job, &unit, r, FN_X) : none;
         const fn_tile dy = fn_interleaved_row(job, &unit, r, FN_DY), dx = fn_interleaved_row(job, &unit, r, FN_Y);

@@ -221,7 +221,7 @@ static ptrdiff_t FN(adjoint_each)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
         const fn_adjoint q = {.rstd = {rstd, 1, 0}, .c2 = {c2, 1, 0}, .weight = weight};
         for (ptrdiff_t i = 0; i < safe; i++)
             FN(combine_rows)(fn_tile_from(dy, r), fn_tile_from(x, r), none, fn_tile_from(dx, r), i, 1, n, &q, past, 1,
-                             0, 0, 0);
+                             0, 0, 1, 0);
         if (safe < k) return r + safe - first;
     }
     return r - first;

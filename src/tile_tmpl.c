@@ -7,7 +7,7 @@ enum {
     FN(TOGETHER) = FN_TOGETHER,
     FN(MOST_TOGETHER) = 2 * FN_TOGETHER,
     FN(FEW_COLUMNS) = 128,
-    FN(ALONE) = 2048 / sizeof(A), /* elements of such a row */
+    FN(ALONE) = 2048 / sizeof(A), /* the most elements of a row that is not */
 };
 
 /* `rows` rows at once, so that what varies along the row is loaded once for all of them. `rows`, `along` (mean, comp,
@@ -106,7 +106,7 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
     } else if (compensated) {
         APPLY_EACH(0, 1, 0, 1, weight_along, bias_along);
     } else if (both) {
-        if (steady && n < FN(ALONE)) APPLY_TOGETHER(R, 0, 0, 0, 1, 1, 1);
+        if (steady && n <= FN(ALONE)) APPLY_TOGETHER(R, 0, 0, 0, 1, 1, 1);
         APPLY_EACH(0, 0, 0, 1, 1, 1);
     } else if (neither) {
         APPLY_EACH(0, 0, 0, 1, 0, 0);
@@ -197,10 +197,11 @@ static void FN(apply_far)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, con
     }
 }
 
-/* `rows`, `has_x`, `centred` (there are mean and c1), `along` (mean, rstd, c1, c2), `weight_along` and a NULL mask are
- * constants wherever this is inlined; a weight that varies along the row must not vary between these rows. */
+/* `rows`, `has_x`, `centred` (there are mean and c1), `along` (mean, rstd, c1, c2), `scaled` (there is rstd or weight),
+ * `weight_along` and a NULL mask are constants wherever this is inlined; a weight that varies along the row must not vary between these rows. */
 INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
-                             const fn_adjoint *p, int past, int has_x, int centred, int along, int weight_along) {
+                             const fn_adjoint *p, int past, int has_x, int centred, int along, int scaled,
+                             int weight_along) {
     const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
     char *ds[FN(TOGETHER)];
     WALK walks_g[FN(TOGETHER)], walks_x[FN(TOGETHER)];
@@ -232,14 +233,15 @@ INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, pt
             const uint8_t *inside = FN(mask_row)(mask, r0 + i);
             const vec scale = along ? s : rstd[i];
             vec g = has_x ? FN(take)(&walks_g[i], gs[i], at, k, 0) : FN(fetch)(gs[i], at, k, 0);
-            g *= weight_along ? w : weight[i];
+            if (scaled) g *= weight_along ? w : weight[i];
             vec d = along ? a : c1[i];
             if (has_x) {
                 const vec v = FN(take)(&walks_x[i], xs[i], at, k, 0);
                 const vec share = ((centred ? v - (along ? m : mean[i]) : v) * scale) * (along ? b : c2[i]);
                 d = centred ? d + share : share;
             }
-            FN(put_result)(ds[i], at, k, (g - FN(zero_outside)(inside, at, k, d)) * scale, past);
+            const vec of = g - FN(zero_outside)(inside, at, k, d);
+            FN(put_result)(ds[i], at, k, scaled ? of * scale : of, past);
         }
     });
 }
@@ -249,29 +251,32 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
     enum { R = FN(TOGETHER) };
     const fn_tile none = {0};
     const int weight_along = p->weight.a && p->weight.along, has_x = x.base != NULL, along = p->rstd.along;
+    const int scaled = p->rstd.a || p->weight.a;
     const int past = FN(way_past)(p->past, dx, rows, n);
     const ptrdiff_t many = FN(rows_in_one)(rows, n);
     ptrdiff_t r = many && !mask.base ? FN(combine_narrow)(dy, x, dx, rows, n, many, p) : 0;
     const int together = !mask.base && has_x && along && !(weight_along && p->weight.step);
     for (; together && r + R <= rows; r += R) {
         if (weight_along)
-            FN(combine_rows)(dy, x, none, dx, r, R, n, p, past, 1, 1, 1, 1);
+            FN(combine_rows)(dy, x, none, dx, r, R, n, p, past, 1, 1, 1, 1, 1);
         else
-            FN(combine_rows)(dy, x, none, dx, r, R, n, p, past, 1, 1, 1, 0);
+            FN(combine_rows)(dy, x, none, dx, r, R, n, p, past, 1, 1, 1, 1, 0);
     }
     const int centred = p->mean.a || p->c1.a;
 #define COMBINE_ROW(mask, ...) FN(combine_rows)(dy, x, mask, dx, r, 1, n, p, past, __VA_ARGS__)
     for (; r < rows; r++) {
         if (mask.base)
-            COMBINE_ROW(mask, has_x, 1, along, weight_along);
+            COMBINE_ROW(mask, has_x, 1, along, 1, weight_along);
         else if (has_x && !along && centred)
-            weight_along ? COMBINE_ROW(none, 1, 1, 0, 1) : COMBINE_ROW(none, 1, 1, 0, 0);
+            weight_along ? COMBINE_ROW(none, 1, 1, 0, 1, 1) : COMBINE_ROW(none, 1, 1, 0, 1, 0);
         else if (has_x && !along)
-            weight_along ? COMBINE_ROW(none, 1, 0, 0, 1) : COMBINE_ROW(none, 1, 0, 0, 0);
+            weight_along ? COMBINE_ROW(none, 1, 0, 0, 1, 1) : COMBINE_ROW(none, 1, 0, 0, 1, 0);
+        else if (!scaled)
+            COMBINE_ROW(none, 0, 1, 0, 0, 0);
         else if (!along && !weight_along)
-            COMBINE_ROW(none, 0, 1, 0, 0);
+            COMBINE_ROW(none, 0, 1, 0, 1, 0);
         else
-            COMBINE_ROW(none, has_x, 1, along, weight_along);
+            COMBINE_ROW(none, has_x, 1, along, 1, weight_along);
     }
 #undef COMBINE_ROW
 }

@@ -63,7 +63,12 @@ def mislead(row, kind):
 @pytest.mark.parametrize("centre", [True, False], ids=["around the mean", "around 0"])
 def test_moments_of_longer_rows(tier, kind, centre, rng):
     verbs = kind.verbs(tier)
-    for i, n in enumerate(range(2 * kind.lanes, 17 * kind.lanes, kind.lanes // 2 + 3)):
+    lengths = [
+        *range(2 * kind.lanes, 17 * kind.lanes, kind.lanes // 2 + 3),
+        40 * kind.lanes + 7,
+        128 * kind.lanes,
+    ]
+    for i, n in enumerate(lengths):  # to the end of a block
         count, layout = COUNTS[i % len(COUNTS)], LAYOUTS[i % len(LAYOUTS)]
         x = rows_of(rng, count, n, kind)
         mislead(x[0], kind)

@@ -29,6 +29,7 @@ MANY = [
     (150, 5, 0),
     (70, 33, 0),
     (9, 1000, 0.3),
+    (11, 300, 3.0),  # this one and the one above by four, as the dtype has it
     (5, 4097, 0),
     (11, 6000, 0.3),  # beyond four rows of the tiles with column sums
     (130, 64, 40.0),
@@ -93,8 +94,16 @@ def test_normalize_rows(tier, kind, rng):
 
 def test_normalize_rows_stops_before_what_is_beyond(tier, kind, rng):
     verbs, absent = kind.verbs(tier), Param(rng, "absent", (1, 1), kind)
-    for slices, per, n in ((1, 1, 7), (9, 1, 100), (100, 1, 33), (6, 1, 4096), (30, 5, 7)):
-        for at in {0, slices // 2, slices - 1}:
+    for slices, per, n in (
+        (1, 1, 7),
+        (9, 1, 100),
+        (9, 1, 300),
+        (9, 1, 1000),
+        (100, 1, 33),
+        (6, 1, 4096),
+        (30, 5, 7),
+    ):
+        for at in {0, slices // 3, slices // 2, slices - 1}:
             x = make_values(rng, (slices * per, n), kind)
             x[at * per + per // 2, n // 2] = kind.narrow(np.nan)
             done, *actual = normalized(verbs, x, per, next(cases())[2], True, True, absent, absent)
