@@ -54,6 +54,8 @@ int fn_along_row(const fn_job *job, int operand);
 
 /* how the block's statistics vary: by row (many rows), by column, or not at all */
 fn_param fn_by_slot(const fn_backward_job *b, const void *a);
+/* whether combine is to take the rstd: where all are 1 it needs none, unless they go along the row */
+static inline int fn_takes_rstd(const fn_backward_job *b) { return b->job->rstd || b->job->plan.cols; }
 
 /* dx of the block */
 void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,

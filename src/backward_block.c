@@ -24,7 +24,7 @@ void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inpu
                       const fn_worker_space *w) {
     const fn_job *job = b->job;
     const fn_adjoint p = {.mean = fn_by_slot(b, u->mean),
-                          .rstd = job->rstd || job->plan.cols ? fn_by_slot(b, u->rstd) : (fn_param){0},
+                          .rstd = fn_takes_rstd(b) ? fn_by_slot(b, u->rstd) : (fn_param){0},
                           .c1 = fn_by_slot(b, u->c1),
                           .c2 = fn_by_slot(b, u->c2),
                           .weight = fn_param_at(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),

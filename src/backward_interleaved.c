@@ -50,8 +50,9 @@ void fn_interleaved_unit(const fn_backward_job *b, ptrdiff_t index, ptrdiff_t pa
         add_rows(b, n, weight, w->rows, u);
     }
     settle(b, &unit, part, u);
+    const fn_param absent = {0};
     const fn_adjoint adjoint = {.mean = mean,
-                                .rstd = {job->rstd ? u->rstd : NULL, 1, 0},
+                                .rstd = fn_takes_rstd(b) ? rstd : absent,
                                 .c1 = {u->c1, 1, 0},
                                 .c2 = {u->c2, 1, 0},
                                 .weight = weight,

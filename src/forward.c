@@ -134,7 +134,7 @@ void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_st
     fn_affine p = {
         .mean = {stats->mean, stat_step, along},
         .comp = {stats->comp, stat_step, along},
-        .rstd = {along || fn_has_rstd(job, stats) ? stats->rstd : NULL, stat_step, along},
+        .rstd = along || fn_has_rstd(job, stats) ? (fn_param){stats->rstd, stat_step, along} : absent,
         .prescale = stats->prescaled ? (fn_param){stats->prescale, stat_step, along} : absent,
         .weight = fn_param_at(job, &f->cut, FN_WEIGHT, b->offset, b->width, w->weight),
         .bias = fn_param_at(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),

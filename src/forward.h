@@ -31,7 +31,7 @@ typedef struct {
     fn_worker_state *workers;
 } fn_forward_job;
 
-/* whether apply is to multiply by these rstd, that are not all 1 then */
+/* whether some of these rstd may not be 1; else apply needs none, unless they go along the row */
 static inline int fn_has_rstd(const fn_job *job, const fn_slot_stats *stats) {
     return job->scale || job->given || stats->prescaled;
 }

@@ -32,10 +32,11 @@ void fn_interleaved(void *context, ptrdiff_t task, int worker) {
     fn_unit_state *u = &f->units[worker];
     settle(job, &unit, u);
     if (!job->data[FN_Y]) return;
+    const fn_param absent = {0};
     const fn_affine p = {
         .mean = {u->stats.mean, 1, 0},
         .comp = {u->stats.comp, 1, 0},
-        .rstd = {fn_has_rstd(job, &u->stats) ? u->stats.rstd : NULL, 1, 0},
+        .rstd = fn_has_rstd(job, &u->stats) ? (fn_param){u->stats.rstd, 1, 0} : absent,
         .prescale = {u->stats.prescaled ? u->stats.prescale : NULL, 1, 0},
         .weight = by_slice(job, &unit, FN_WEIGHT),
         .bias = by_slice(job, &unit, FN_BIAS),

@@ -57,7 +57,7 @@ static void few_rows(const fn_forward_job *f, fn_block *b, fn_unit_state *u, fn_
         const fn_affine p = {
             .mean = {u->stats.mean, 0, 0},
             .comp = {u->stats.comp, 0, 0},
-            .rstd = {fn_has_rstd(job, &u->stats) ? u->stats.rstd : NULL, 0, 0},
+            .rstd = fn_has_rstd(job, &u->stats) ? (fn_param){u->stats.rstd, 0, 0} : absent,
             .prescale = u->stats.prescaled ? (fn_param){u->stats.prescale, 0, 0} : absent,
             .weight = fn_param_by_row(job, &f->cut, FN_WEIGHT, b->offset, b->width, w->weight),
             .bias = fn_param_by_row(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),

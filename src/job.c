@@ -27,13 +27,15 @@ enum {
     WORKER_TASKS = 4,
     /* Slices of so many bytes are interleaved, that some stay in L2 between their passes; smaller ones if their rows are
      * short, as then it takes more side by side. A unit of them: so many, as long as their x has so many bytes, or of so many
-     * bytes of input, or this share of all, which leaves the threads enough; and it stays in L2 itself. Of long rows a few
-     * are enough. */
+     * bytes of input, or this share of all, which leaves the threads enough; and it stays in L2 itself. But a few where rows
+     * are large, whatever L2 holds: they are read in long runs without company, and the result is written backwards, from
+     * what is still there. */
     INTERLEAVED_SLICE = 262144,
     INTERLEAVED_SHORT_SLICE = 32768,
     INTERLEAVED_LONG_ROW = 4096,
     INTERLEAVED_SLICES = 8,
-    INTERLEAVED_LONG_SLICES = 3,
+    INTERLEAVED_LARGE_ROW = 4096,
+    INTERLEAVED_LARGE_SLICES = 3,
     INTERLEAVED_X_BYTES = 131072,
     INTERLEAVED_BYTES = 65536,
     INTERLEAVED_SHARE = 16,
@@ -148,9 +150,9 @@ fn_cut fn_cut_make(const fn_job *job) {
                         share = slice * plan->regions / INTERLEAVED_SHARE;
         const ptrdiff_t some = max(1, min(INTERLEAVED_SLICES, INTERLEAVED_X_BYTES / of_x));
         const ptrdiff_t least = max(INTERLEAVED_BYTES, some * slice);
-        const ptrdiff_t few = max(1, min(INTERLEAVED_LONG_SLICES, plan->regions / INTERLEAVED_SHARE));
-        const int is_long = n * size >= INTERLEAVED_LONG_ROW;
-        cut.strip = even(plan->regions, is_long ? few : min(max(share, least), INTERLEAVED_L2_BYTES) / slice);
+        const ptrdiff_t few = max(1, min(INTERLEAVED_LARGE_SLICES, plan->regions / INTERLEAVED_SHARE));
+        const int is_large = n * size >= INTERLEAVED_LARGE_ROW;
+        cut.strip = even(plan->regions, is_large ? few : min(max(share, least), INTERLEAVED_L2_BYTES) / slice);
         cut.slots = cut.run = cut.block_rows = cut.strip;
         cut.strips = cut.units = fn_ceil_div(plan->regions, cut.strip);
         cut.blocks = cut.chunk_blocks = plan->rows;

@@ -71,7 +71,7 @@ typedef struct {
 static inline double fn_moved(double gx, double shift, double g) { return g == 0 || shift == 0 ? gx : gx - shift * g; }
 
 typedef struct {
-    fn_param mean, comp, rstd; /* the mean as mean + comp; all three along the row, or none, and rstd NULL: 1 */
+    fn_param mean, comp, rstd; /* the mean as mean + comp; all three along the row, or none; then rstd may be NULL: 1 */
     fn_param prescale;         /* a power of two that brings extreme slices into A's range; NULL: 1 */
     fn_param weight, bias;     /* NULL: 1 and 0 */
     int past; /* y goes past the caches, if its rows begin and end at multiples of 16 bytes; `drain` follows */
@@ -95,7 +95,8 @@ typedef struct {
 } fn_dots;
 
 typedef struct {
-    fn_param mean, rstd, c1, c2; /* all along the row, or none; c1 NULL: nothing is added to the product with c2 */
+    fn_param mean, rstd, c1, c2; /* all along the row, or none; c1 NULL: nothing is added to the product with c2;
+                                  * rstd NULL, not along the row and without x: 1 */
     fn_param shift;              /* combine_cols: as in fn_dots, by row */
     fn_param weight;             /* NULL: 1 */
     int past;                    /* dx, as in fn_affine */

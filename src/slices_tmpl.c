@@ -4,7 +4,7 @@
 enum {
     FN(MOST_ROWS) = FN_MOST_PER, /* of a tile */
     FN(FORWARD_BYTES) = 32768,   /* of a tile in all its arrays; it has at least one slice */
-    FN(EACH_BYTES) = 4096,       /* up to there rows share a tile, beyond they are taken one by one */
+    FN(FOUR_BYTES) = 4096,       /* of a row: longer ones are taken one by one, as four leave the first cache */
     FN(BACKWARD_BYTES) = sizeof(A) == 8 ? 16384 : 24576,
     FN(SUMMED_BYTES) = 196608,  /* the same with sums of columns: from the second cache, but several rows at once */
     FN(EACH_ROWS) = 16,         /* of a tile without a mean, whose scalars are taken together: so many at most, */
@@ -24,27 +24,26 @@ INLINE fn_param FN(by_row)(const A *of_slices, ptrdiff_t slices, ptrdiff_t per, 
     return (fn_param){to, 1, 0};
 }
 
-/* whether rows of n elements are normalized four at a time, and nobody waits for one's tree and root */
-INLINE int FN(goes_by_four)(ptrdiff_t n) { return n > RUN * LANES && n * (ptrdiff_t)sizeof(T) <= FN(EACH_BYTES); }
+/* whether rows of n elements are normalized four at a time, so that their trees and roots overlap */
+INLINE int FN(goes_by_four)(ptrdiff_t n) { return n > RUN * LANES && n * (ptrdiff_t)sizeof(T) <= FN(FOUR_BYTES); }
 
 /* Rows of a slice each, four at a time or one after the other: while one's result is stored, the next one's statistics are
- * on the way. `centre`, `weight_along` and `bias_along` are constants wherever this is inlined, and so is for the most part
- * that the result stays in the caches. */
-INLINE ptrdiff_t FN(normalize_each)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p, int centre,
-                                    int weight_along, int bias_along) {
+ * on the way. `centre`, `weight_along` and `bias_along` are constants wherever this is inlined. */
+INLINE ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p, int centre,
+                                      int weight_along, int bias_along) {
     const fn_tile none = {0};
     const int past = FN(way_past)(p->past, y, rows, n), is_long = n * (ptrdiff_t)sizeof(A) > FN_BLOCK_BYTES;
     const int by_four = FN(goes_by_four)(n);
     for (ptrdiff_t r = 0, k; r < rows; r += k) {
+        k = by_four && r + 4 <= rows ? 4 : 1;
         double count[4], mean[4], comp[4], m2[4];
         A high[4], low[4], rstd[4];
         const fn_moments m = {count, mean, comp, m2, NULL};
         const fn_tile from = fn_tile_from(x, r), to = fn_tile_from(y, r);
         int beyond;
-        k = by_four && r + 4 <= rows ? 4 : 1;
         if (k == 4) {
             FN(middle_cells)(from.base, from.step, 4, n, centre, m);
-            beyond = FN(finalize_four)(0, m, p->eps, p->least, p->scale, high, low, rstd);
+            beyond = FN(finalize_four)(m, p->eps, p->least, p->scale, high, low, rstd);
         } else {
             if (is_long)
                 FN(moments_rows)(from, none, 1, 0, 0, 1, n, centre, m);
@@ -60,13 +59,17 @@ INLINE ptrdiff_t FN(normalize_each)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdif
                              .rstd = {rstd, 1, 0},
                              .weight = FN(param_from)(p->weight, r, 0),
                              .bias = FN(param_from)(p->bias, r, 0)};
-#define APPLY(past, comp) FN(apply_rows)(from, to, i, 1, n, &q, past, 0, comp, 0, 1, weight_along, bias_along)
-        for (ptrdiff_t i = 0; i < k; i++)
+#define APPLY_ROW(way, remainder)                                                                                      \
+    FN(apply_rows)(from, to, i, 1, n, &q, way, 0, remainder, 0, 1, weight_along, bias_along)
+        for (ptrdiff_t i = 0; i < k; i++) {
             if (centre && low[i] != 0)
-                APPLY(past, 1);
+                APPLY_ROW(past, 1);
+            else if (past)
+                APPLY_ROW(past, 0);
             else
-                past ? APPLY(past, 0) : APPLY(0, 0);
-#undef APPLY
+                APPLY_ROW(FN(NOT_PAST), 0); /* a constant: the loop need not ask for every vector */
+        }
+#undef APPLY_ROW
     }
     return rows;
 }
@@ -80,13 +83,13 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
     const fn_param absent = {0};
     const ptrdiff_t per = p->per, most = FN(slices_together)(per, n, FN(FORWARD_BYTES) / 2);
     const int weight_along = p->weight.a && p->weight.along, bias_along = p->bias.a && p->bias.along;
-    if (per == 1 && (FN(goes_by_four)(n) || n * (ptrdiff_t)sizeof(T) > FN(EACH_BYTES))) {
-#define NORMALIZE_EACH(...) return FN(normalize_each)(x, y, slices, n, p, __VA_ARGS__)
-        if (p->centre == 1 && weight_along && bias_along) NORMALIZE_EACH(1, 1, 1);
-        if (p->centre == 1 && !weight_along && !bias_along) NORMALIZE_EACH(1, 0, 0);
-        if (!p->centre && weight_along && !bias_along) NORMALIZE_EACH(0, 1, 0);
-        if (!p->centre && !weight_along && !bias_along) NORMALIZE_EACH(0, 0, 0);
-#undef NORMALIZE_EACH
+    if (per == 1 && (FN(goes_by_four)(n) || n * (ptrdiff_t)sizeof(T) > FN(FOUR_BYTES))) {
+#define NORMALIZE_LONGER(...) return FN(normalize_longer)(x, y, slices, n, p, __VA_ARGS__)
+        if (p->centre == 1 && weight_along && bias_along) NORMALIZE_LONGER(1, 1, 1);
+        if (p->centre == 1 && !weight_along && !bias_along) NORMALIZE_LONGER(1, 0, 0);
+        if (!p->centre && weight_along && !bias_along) NORMALIZE_LONGER(0, 1, 0);
+        if (!p->centre && !weight_along && !bias_along) NORMALIZE_LONGER(0, 0, 0);
+#undef NORMALIZE_LONGER
     }
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         k = slices - s < most ? slices - s : most;

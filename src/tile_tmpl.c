@@ -1,13 +1,13 @@
 /* The verbs that write a tile, apply and combine, and finalize, which makes their scalars. Written once in T. */
 
 /* Rows that share a load of what varies along the row: all that goes with four is too much for the registers; but for results
- * of columns so few that to begin a row is much of it. Long rows of slices are written one by one: to fetch two results at
- * once costs more than the loads. */
+ * of columns so few that to begin a row is much of it. Longer rows of slices are written one by one: two results at once come
+ * into the cache more slowly than the shared loads are worth. */
 enum {
     FN(TOGETHER) = FN_TOGETHER,
     FN(MOST_TOGETHER) = 2 * FN_TOGETHER,
     FN(FEW_COLUMNS) = 128,
-    FN(ALONE) = 2048 / sizeof(A), /* the most elements of a row that is not */
+    FN(IN_PAIRS) = 2048 / sizeof(A), /* the most elements of a slice's row that shares its loads */
 };
 
 /* `rows` rows at once, so that what varies along the row is loaded once for all of them. `rows`, `along` (mean, comp,
@@ -67,10 +67,11 @@ INLINE int FN(any_comp)(const fn_affine *p, ptrdiff_t rows, ptrdiff_t n) {
     return any != 0;
 }
 
-/* what varies along the row is the same for all rows here; that the result stays in the caches is a constant */
+/* what varies along the row is the same for all rows here; NOT_PAST is a constant, so that no loop asks for it */
 #define APPLY_TOGETHER(R, ...)                                                                                         \
     for (; r + R <= rows; r += R)                                                                                      \
-    past ? FN(apply_rows)(x, y, r, R, n, p, past, __VA_ARGS__) : FN(apply_rows)(x, y, r, R, n, p, 0, __VA_ARGS__)
+    past ? FN(apply_rows)(x, y, r, R, n, p, past, __VA_ARGS__)                                                         \
+         : FN(apply_rows)(x, y, r, R, n, p, FN(NOT_PAST), __VA_ARGS__)
 #define APPLY_EACH(...) APPLY_TOGETHER(1, __VA_ARGS__)
 
 static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
@@ -106,7 +107,7 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
     } else if (compensated) {
         APPLY_EACH(0, 1, 0, 1, weight_along, bias_along);
     } else if (both) {
-        if (steady && n <= FN(ALONE)) APPLY_TOGETHER(R, 0, 0, 0, 1, 1, 1);
+        if (steady && n <= FN(IN_PAIRS)) APPLY_TOGETHER(R, 0, 0, 0, 1, 1, 1);
         APPLY_EACH(0, 0, 0, 1, 1, 1);
     } else if (neither) {
         APPLY_EACH(0, 0, 0, 1, 0, 0);
@@ -198,7 +199,8 @@ static void FN(apply_far)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, con
 }
 
 /* `rows`, `has_x`, `centred` (there are mean and c1), `along` (mean, rstd, c1, c2), `scaled` (there is rstd or weight),
- * `weight_along` and a NULL mask are constants wherever this is inlined; a weight that varies along the row must not vary between these rows. */
+ * `weight_along` and a NULL mask are constants wherever this is inlined; a weight that varies along the row must not vary
+ * between these rows. */
 INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
                              const fn_adjoint *p, int past, int has_x, int centred, int along, int scaled,
                              int weight_along) {
@@ -366,19 +368,19 @@ INLINE int FN(finalize_one)(ptrdiff_t i, fn_moments in, double eps, double least
     s[i] = (A)r;
     return beyond;
 }
-/* the same of four, from i on */
-INLINE int FN(finalize_four)(ptrdiff_t i, fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
-    const vf64x4 one = {1, 1, 1, 1}, mean = four_at(in.mean + i), var = four_at(in.m2 + i) / four_at(in.count + i);
+/* the same of the first four */
+INLINE int FN(finalize_four)(fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
+    const vf64x4 one = {1, 1, 1, 1}, mean = four_at(in.mean), var = four_at(in.m2) / four_at(in.count);
     const vf64x4 r = scale ? one / root_four(var + eps) : one, size = (vf64x4)((vi64x4)mean & INT64_MAX);
     const vi64x4 fine = (var > least) & (var < DBL_MAX) & (r > 0x1p-100) & (r < 0x1p100) & (size <= DBL_MAX) &
                         ((mean == 0) | (size >= TINY) | (var >= TINY));
     const FOUR high = FROM_DOUBLE(mean);
-    const vf64x4 rest = (mean - IN_DOUBLE(high)) + four_at(in.comp + i);
+    const vf64x4 rest = (mean - IN_DOUBLE(high)) + four_at(in.comp);
     const FOUR low = FROM_DOUBLE((vf64x4)((vi64x4)rest & ~(rest * rest < SLIGHT * SLIGHT * var))),
                rstd = FROM_DOUBLE(r);
-    memcpy(hi + i, &high, sizeof high);
-    memcpy(lo + i, &low, sizeof low);
-    memcpy(s + i, &rstd, sizeof rstd);
+    memcpy(hi, &high, sizeof high);
+    memcpy(lo, &low, sizeof low);
+    memcpy(s, &rstd, sizeof rstd);
     return !(fine[0] & fine[1] & fine[2] & fine[3]);
 }
 #undef TINY

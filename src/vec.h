@@ -1,5 +1,5 @@
 /* The vector vocabulary. This file, vec16.h (float16 and bfloat16), vec_walk.h (rows read in order) and vec_fma.h hold all
- * intrinsics, and alone know how an element is stored; vec_sum.h has the sums.
+ * intrinsics but a few of vec_sum.h's, and alone know how an element is stored; vec_sum.h has the sums, and vectors of four.
  *
  * A vector holds VBYTES bytes of the compute type A (float, or double for float64 storage). + - * and comparisons are
  * the compiler's own on GNU vector types; what is missing there stands here, once per element kind K:
@@ -13,7 +13,8 @@
  *
  *     vec  splat_A(a)             A sum_A(v): the lanes added as a fixed tree, k with k + half
  *     sumpair_A(a, b, &p, &q)     p = sum_A(a), q = sum_A(b)
- *     sumfour_A(v), in_double_A(f)     sum_A of each of four, as a vector of four; such a vector in double
+ *     sumfour_A(v)                sum_A of each of four, as a vector of four
+ *     in_double_A(f), from_double_A(d), four_at(p), root_four(d)      such a vector in double, from it, out of memory, its roots
  *     mask_A(p), maskn_A(p, k)    VL (k) bytes of a boolean mask as all-ones / all-zeros lanes
  *     first_A(k)                  the first k lanes, as a mask        select_A(m, a, b)      m ? a : b
  *     held_A(v)                   v, out of one load
@@ -68,7 +69,8 @@ typedef int32_t ifour_f32 __attribute__((vector_size(16)));
 typedef vi64x4 ifour_f64;
 
 #define INLINE static inline __attribute__((always_inline, unused))
-#define OUTLINE static __attribute__((noinline, unused)) /* tails that go element by element: short code, not speed */
+/* by itself: tails that go element by element, and loops that would crowd their callers' registers */
+#define OUTLINE static __attribute__((noinline, unused))
 
 /* memcpy of a constant size is one unaligned move: the portable way to read at any address */
 #define MOVE(dst, src) memcpy(&(dst), (src), sizeof(dst))

@@ -103,11 +103,12 @@ def test_normalize_rows_stops_before_what_is_beyond(tier, kind, rng):
         (6, 1, 4096),
         (30, 5, 7),
     ):
+        reach = max(4, 16384 // (per * n * kind.narrow(0.0).nbytes))  # slices that are settled together
         for at in {0, slices // 3, slices // 2, slices - 1}:
             x = make_values(rng, (slices * per, n), kind)
             x[at * per + per // 2, n // 2] = kind.narrow(np.nan)
             done, *actual = normalized(verbs, x, per, next(cases())[2], True, True, absent, absent)
-            assert done <= at
+            assert at - reach < done <= at
             expected = step_by_step(verbs, x, per, True, True, absent, absent)
             for a, e, what, rows in zip(actual, expected, ("y", "mean", "rstd"), (per, 1, 1), strict=True):
                 assert_same_bits(a[: done * rows], e[: done * rows], f"{what} before {at} of {slices}")
