@@ -24,8 +24,11 @@ INLINE fn_param FN(by_row)(const A *of_slices, ptrdiff_t slices, ptrdiff_t per, 
     return (fn_param){to, 1, 0};
 }
 
-/* whether rows of n elements are normalized four at a time, so that their trees and roots overlap */
-INLINE int FN(goes_by_four)(ptrdiff_t n) { return n > RUN * LANES && n * (ptrdiff_t)sizeof(T) <= FN(FOUR_BYTES); }
+/* Whether rows of n elements are normalized four at a time, so that their trees and roots overlap. A result that goes past
+ * the caches is better written while the next row is read. */
+INLINE int FN(goes_by_four)(ptrdiff_t n, int past) {
+    return !past && n > RUN * LANES && n * (ptrdiff_t)sizeof(T) <= FN(FOUR_BYTES);
+}
 
 /* Rows of a slice each, four at a time or one after the other: while one's result is stored, the next one's statistics are
  * on the way. `centre`, `weight_along` and `bias_along` are constants wherever this is inlined. */
@@ -33,7 +36,7 @@ INLINE ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrd
                                       int weight_along, int bias_along) {
     const fn_tile none = {0};
     const int past = FN(way_past)(p->past, y, rows, n), is_long = n * (ptrdiff_t)sizeof(A) > FN_BLOCK_BYTES;
-    const int by_four = FN(goes_by_four)(n);
+    const int by_four = FN(goes_by_four)(n, p->past);
     for (ptrdiff_t r = 0, k; r < rows; r += k) {
         k = by_four && r + 4 <= rows ? 4 : 1;
         double count[4], mean[4], comp[4], m2[4];
@@ -83,7 +86,7 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
     const fn_param absent = {0};
     const ptrdiff_t per = p->per, most = FN(slices_together)(per, n, FN(FORWARD_BYTES) / 2);
     const int weight_along = p->weight.a && p->weight.along, bias_along = p->bias.a && p->bias.along;
-    if (per == 1 && (FN(goes_by_four)(n) || n * (ptrdiff_t)sizeof(T) > FN(FOUR_BYTES))) {
+    if (per == 1 && (FN(goes_by_four)(n, p->past) || n * (ptrdiff_t)sizeof(T) >= FN(FOUR_BYTES))) {
 #define NORMALIZE_LONGER(...) return FN(normalize_longer)(x, y, slices, n, p, __VA_ARGS__)
         if (p->centre == 1 && weight_along && bias_along) NORMALIZE_LONGER(1, 1, 1);
         if (p->centre == 1 && !weight_along && !bias_along) NORMALIZE_LONGER(1, 0, 0);

@@ -111,6 +111,8 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
         APPLY_EACH(0, 0, 0, 1, 1, 1);
     } else if (neither) {
         APPLY_EACH(0, 0, 0, 1, 0, 0);
+    } else if (weight_along && !p->bias.a) { /* RMS norm */
+        APPLY_EACH(0, 0, 0, 1, 1, 0);
     } else {
         APPLY_EACH(0, 0, 0, 1, weight_along, bias_along);
     }
