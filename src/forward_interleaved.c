@@ -37,7 +37,7 @@ void fn_interleaved(void *context, ptrdiff_t task, int worker) {
         .mean = {u->stats.mean, 1, 0},
         .comp = {u->stats.comp, 1, 0},
         .rstd = fn_has_rstd(job, &u->stats) ? (fn_param){u->stats.rstd, 1, 0} : absent,
-        .prescale = {u->stats.prescaled ? u->stats.prescale : NULL, 1, 0},
+        .prescale = u->stats.prescaled ? (fn_param){u->stats.prescale, 1, 0} : absent,
         .weight = by_slice(job, &unit, FN_WEIGHT),
         .bias = by_slice(job, &unit, FN_BIAS),
         .past = job->past,

@@ -59,7 +59,8 @@ INLINE int FN(middle_moments)(const char *const rows[4], ptrdiff_t n, int centre
     return FN(close_four)(m, centre ? SUMFOUR(of_s) : (FOUR){0}, SUMFOUR(of_q), n, count, mean, comp, m2);
 }
 
-/* the same of longer rows, which are added up one after the other */
+/* The same of longer rows, which are added up one after the other, each to a vector: the lanes of four would take too much
+ * of a small stack where vectors are narrow. */
 INLINE int FN(longer_moments)(const char *const rows[4], ptrdiff_t n, int centre, double *count, double *mean,
                               double *comp, double *m2) {
     vec of_s[4], of_q[4];

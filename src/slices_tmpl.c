@@ -62,17 +62,12 @@ INLINE ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrd
                              .rstd = {rstd, 1, 0},
                              .weight = FN(param_from)(p->weight, r, 0),
                              .bias = FN(param_from)(p->bias, r, 0)};
-#define APPLY_ROW(way, remainder)                                                                                      \
-    FN(apply_rows)(from, to, i, 1, n, &q, way, 0, remainder, 0, 1, weight_along, bias_along)
         for (ptrdiff_t i = 0; i < k; i++) {
             if (centre && low[i] != 0)
-                APPLY_ROW(past, 1);
-            else if (past)
-                APPLY_ROW(past, 0);
+                FN(apply_rows)(from, to, i, 1, n, &q, past, 0, 1, 0, 1, weight_along, bias_along);
             else
-                APPLY_ROW(FN(NOT_PAST), 0); /* a constant: the loop need not ask for every vector */
+                FN(apply_rows)(from, to, i, 1, n, &q, past, 0, 0, 0, 1, weight_along, bias_along);
         }
-#undef APPLY_ROW
     }
     return rows;
 }

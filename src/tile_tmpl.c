@@ -15,8 +15,9 @@ enum {
  * constants wherever this is inlined, and so is `scaled`, whether there is rstd, prescale or weight; weight and bias that
  * vary along the row must not vary between these rows. All pointers and scalars are fetched before the loop, as the compiler
  * must assume that y holds them. */
-INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_affine *p, int past,
-                           int along, int compensated, int prescaled, int scaled, int weight_along, int bias_along) {
+INLINE void FN(apply_this_way)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_affine *p, int past,
+                               int along, int compensated, int prescaled, int scaled, int weight_along,
+                               int bias_along) {
     const char *xs[FN(MOST_TOGETHER)];
     char *ys[FN(MOST_TOGETHER)];
     WALK walks[FN(MOST_TOGETHER)];
@@ -58,6 +59,15 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
     });
 }
 
+/* the same; NOT_PAST is a constant, so that no loop asks for it */
+INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_affine *p, int past,
+                           int along, int compensated, int prescaled, int scaled, int weight_along, int bias_along) {
+#define APPLY(way)                                                                                                     \
+    FN(apply_this_way)(x, y, r0, rows, n, p, way, along, compensated, prescaled, scaled, weight_along, bias_along)
+    past ? APPLY(past) : APPLY(FN(NOT_PAST));
+#undef APPLY
+}
+
 /* whether any of the means that these rows take has a remainder */
 INLINE int FN(any_comp)(const fn_affine *p, ptrdiff_t rows, ptrdiff_t n) {
     const A *comp = p->comp.a;
@@ -67,11 +77,9 @@ INLINE int FN(any_comp)(const fn_affine *p, ptrdiff_t rows, ptrdiff_t n) {
     return any != 0;
 }
 
-/* what varies along the row is the same for all rows here; NOT_PAST is a constant, so that no loop asks for it */
+/* what varies along the row is the same for all rows here */
 #define APPLY_TOGETHER(R, ...)                                                                                         \
-    for (; r + R <= rows; r += R)                                                                                      \
-    past ? FN(apply_rows)(x, y, r, R, n, p, past, __VA_ARGS__)                                                         \
-         : FN(apply_rows)(x, y, r, R, n, p, FN(NOT_PAST), __VA_ARGS__)
+    for (; r + R <= rows; r += R) FN(apply_rows)(x, y, r, R, n, p, past, __VA_ARGS__)
 #define APPLY_EACH(...) APPLY_TOGETHER(1, __VA_ARGS__)
 
 static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {

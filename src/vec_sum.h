@@ -1,4 +1,4 @@
-/* The sum tree of vec.h's vectors: lane k meets lane k + half, from the widest half down, on every tier alike. */
+/* The sum tree of vec.h's vectors: lane k meets lane k + half, from the widest half down, on every tier alike. And vectors of four. */
 #ifndef FN_VEC_SUM_H
 #define FN_VEC_SUM_H
 
