@@ -12,6 +12,7 @@ enum {
     SLICE_BYTES = 65536,         /* of several rows: its x and dy stay in L2 between their two passes */
     BACKWARD_TILE_BYTES = 65536, /* and enough rows for the column sums of a parameter's gradient */
     TILE_ROWS = 128,
+    ROWS_AT_ONCE = 16,         /* by a verb, at most */
     SUMMED_ROWS = 32,          /* the least of a chunk with column sums: then they are brought to a part's */
     WHOLE_ROWS_BYTES = 131072, /* the same where the verb tiles the rows itself */
     /* Bytes of a row that is still one of many: in column sums, as long as a part's stay in cache; else as long as two passes
@@ -134,6 +135,7 @@ fn_cut fn_cut_make(const fn_job *job) {
                                                         : TILE_BYTES;
         cut.run = plan->nkept ? plan->kept[plan->nkept - 1].len : 1;
         cut.block_rows = even(cut.run, min(TILE_ROWS, tile_bytes / (per * n * size)));
+        if (cut.block_rows > ROWS_AT_ONCE) cut.block_rows = fn_ceil_div(cut.block_rows, ROWS_AT_ONCE) * ROWS_AT_ONCE;
         if (job->column_sums) cut.block_rows = min(cut.run, max(cut.block_rows, FN_TOGETHER));
         cut.slots = cut.block_rows;
         cut.units = 1;

@@ -9,6 +9,7 @@
 #define U (LANES_BYTES / VBYTES) /* vectors that together hold the virtual lanes */
 
 #define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL_ALL _Pragma("GCC unroll 32")
 #define TWICE _Pragma("GCC unroll 2") /* of loops over rows: 3 to 8 % of layer norm; four times is no faster */
 
 #undef NEAR

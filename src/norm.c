@@ -5,6 +5,7 @@
 
 #include "norm.h"
 #include "vec16.h"
+#include "vec_turn.h"
 #include "vec_walk.h"
 
 #define JOIN_(a, b) a##_##b
@@ -73,6 +74,9 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define IN_DOUBLE JOIN(in_double, KA)
 #define FROM_DOUBLE JOIN(from_double, KA)
 #define SPLAT JOIN(splat, KA)
+#define TURN JOIN(turn, KA)
+#define PART JOIN(part, KA)
+#define PUT_PART JOIN(put_part, KA)
 #define MASK JOIN(mask, KA)
 #define MASKN JOIN(maskn, KA)
 #define FIRST JOIN(first, KA)

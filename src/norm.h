@@ -60,6 +60,10 @@ typedef struct {
     double *count, *mean, *comp, *m2, *low;
 } fn_moments;
 
+static inline fn_moments fn_moments_at(fn_moments m, ptrdiff_t i) {
+    return (fn_moments){m.count + i, m.mean + i, m.comp + i, m.m2 + i, m.low ? m.low + i : NULL};
+}
+
 enum { FN_MEAN = 2 }; /* see moments_rows */
 
 /* The sums of the backward, g = dy * w and xhat = (x - mean) * rstd: sum g, sum g * xhat, sum xhat. */

@@ -90,10 +90,11 @@ INLINE void FN(short_moments)(const char *const rows[4], ptrdiff_t n, int V, int
 static ptrdiff_t FN(short_cells)(const char *x, ptrdiff_t step, ptrdiff_t cells, ptrdiff_t n, int centre,
                                  fn_moments out) {
 #define SHORT_CELLS(V, centre)                                                                                         \
-    for (ptrdiff_t c = 0; c + 4 <= cells; c += 4) {                                                                    \
+    for (ptrdiff_t c = turned; c + 4 <= cells; c += 4) {                                                               \
         const char *row = x + c * step, *rows[4] = {row, row + step, row + 2 * step, row + 3 * step};                  \
         FN(short_moments)(rows, n, V, centre, out.count + c, out.mean + c, out.comp + c, out.m2 + c);                  \
     }
+    const ptrdiff_t turned = FN(turned_cells)(x, step, cells, n, centre, out);
 #define SHORT_CENTRED(V) SHORT_CELLS(V, 1)
 #define SHORT_PLAIN(V) SHORT_CELLS(V, 0)
     if (centre)

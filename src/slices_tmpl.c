@@ -14,7 +14,8 @@ enum {
 /* slices of a tile */
 INLINE ptrdiff_t FN(slices_together)(ptrdiff_t per, ptrdiff_t n, ptrdiff_t bytes) {
     const ptrdiff_t slices = bytes / (per * n * (ptrdiff_t)sizeof(T)), most = FN(MOST_ROWS) / per;
-    return slices < 1 ? 1 : slices > most ? most : slices;
+    const ptrdiff_t fit = slices < 1 ? 1 : slices > most ? most : slices;
+    return fit >= 16 ? fit / 16 * 16 : fit >= 4 ? fit / 4 * 4 : fit; /* as many as verbs take at once */
 }
 /* for each row: its slice's value, in `to` unless that is the same */
 INLINE fn_param FN(by_row)(const A *of_slices, ptrdiff_t slices, ptrdiff_t per, A *to) {
@@ -52,7 +53,7 @@ INLINE ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrd
                 FN(moments_rows)(from, none, 1, 0, 0, 1, n, centre, m);
             else
                 FN(moments_cell)(from, none, 1, n, centre, 0, m);
-            beyond = FN(finalize_one)(0, m, p->eps, p->least, p->scale, high, low, rstd);
+            beyond = FN(finalize_one)(*count, *mean, *comp, *m2, p->eps, p->least, p->scale, high, low, rstd);
         }
         if (beyond) return r;
         for (ptrdiff_t i = 0; p->mean && i < k; i++) ((A *)p->mean)[r + i] = (A)(mean[i] + comp[i]);
@@ -74,9 +75,13 @@ INLINE ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrd
 
 static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrdiff_t n, const fn_norm *p) {
     enum { MOST = FN(MOST_ROWS) };
-    double count[MOST], mean[MOST], comp[MOST], m2[MOST];
-    A high[MOST], low[MOST], rstd[MOST], highs[MOST], lows[MOST], rstds[MOST];
-    const fn_moments m = {count, mean, comp, m2, NULL};
+    A high[MOST], low[MOST], rstd[MOST];
+    union { /* first the moments, then the statistics by row; a stack may be small */
+        double moments[4][MOST];
+        A rows[3][MOST];
+    } of;
+    double *const mean = of.moments[0], *const comp = of.moments[1];
+    const fn_moments m = {of.moments[2], mean, comp, of.moments[3], NULL};
     const fn_tile none = {0};
     const fn_param absent = {0};
     const ptrdiff_t per = p->per, most = FN(slices_together)(per, n, FN(FORWARD_BYTES) / 2);
@@ -97,9 +102,9 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
         if (p->mean)
             for (ptrdiff_t i = 0; i < k; i++) ((A *)p->mean)[s + i] = (A)(mean[i] + comp[i]);
         if (p->rstd) memcpy((A *)p->rstd + s, rstd, (size_t)k * sizeof(A));
-        const fn_affine q = {.mean = FN(by_row)(high, k, per, highs),
-                             .comp = FN(by_row)(low, k, per, lows),
-                             .rstd = p->scale ? FN(by_row)(rstd, k, per, rstds) : absent,
+        const fn_affine q = {.mean = FN(by_row)(high, k, per, of.rows[0]),
+                             .comp = FN(by_row)(low, k, per, of.rows[1]),
+                             .rstd = p->scale ? FN(by_row)(rstd, k, per, of.rows[2]) : absent,
                              .weight = FN(param_from)(p->weight, s * per, 0),
                              .bias = FN(param_from)(p->bias, s * per, 0),
                              .past = p->past};

@@ -7,6 +7,7 @@ enum {
     FN(TOGETHER) = FN_TOGETHER,
     FN(MOST_TOGETHER) = 2 * FN_TOGETHER,
     FN(FEW_COLUMNS) = 128,
+    FN(MOST_VECTORS) = 4,            /* of a row beside which those of its parameters fit the registers */
     FN(IN_PAIRS) = 2048 / sizeof(A), /* the most elements of a slice's row that shares its loads */
 };
 
@@ -68,6 +69,53 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
 #undef APPLY
 }
 
+/* Rows of few vectors, V of them: what varies along the row stays in registers. `V`, `weight_along` and `bias_along` are
+ * constants. */
+INLINE void FN(apply_few)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, int V, const fn_affine *p,
+                          int weight_along, int bias_along) {
+    const char *row = x.base;
+    char *to = (char *)y.base;
+    vec w[FN(MOST_VECTORS)], b[FN(MOST_VECTORS)];
+    const ptrdiff_t x_step = x.step, y_step = y.step;
+    const fn_affine of = *p; /* as the compiler must assume that y holds it */
+    UNROLL for (int u = 0; u < V; u++) {
+        const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
+        w[u] = weight_along ? FN(fetch_a)(of.weight.a, at, k) : (vec){0};
+        b[u] = bias_along ? FN(fetch_a)(of.bias.a, at, k) : (vec){0};
+    }
+    for (ptrdiff_t r = 0; r < rows; r++, row += x_step, to += y_step) {
+        const vec mean = FN(param_splat)(of.mean, r, 0), comp = FN(param_splat)(of.comp, r, 0);
+        const vec rstd = FN(param_splat)(of.rstd, r, 1);
+        const vec weight = weight_along ? rstd : FN(param_splat)(of.weight, r, 1);
+        const vec bias = bias_along ? rstd : FN(param_splat)(of.bias, r, (A)-0.0);
+        UNROLL for (int u = 0; u < V; u++) {
+            const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
+            const vec v = ((FN(fetch)(row, at, k, 0) - mean) - comp) * rstd * (weight_along ? w[u] : weight);
+            FN(put)(to, at, k, v + (bias_along ? b[u] : bias));
+        }
+    }
+}
+/* the same where they are such rows; returns how many are done */
+OUTLINE ptrdiff_t FN(apply_short)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p,
+                                  int weight_along, int bias_along) {
+    const ptrdiff_t V = (n + VL - 1) / VL;
+    if (V > FN(MOST_VECTORS) || bias_along > weight_along) return 0;
+#define APPLY_FEW(V)                                                                                                   \
+    weight_along &&bias_along ? FN(apply_few)(x, y, rows, n, V, p, 1, 1)                                               \
+    : weight_along            ? FN(apply_few)(x, y, rows, n, V, p, 1, 0)                                               \
+                              : FN(apply_few)(x, y, rows, n, V, p, 0, 0)
+    if (V == 1)
+        APPLY_FEW(1);
+    else if (V == 2)
+        APPLY_FEW(2);
+    else if (V == 3)
+        APPLY_FEW(3);
+    else
+        APPLY_FEW(4);
+#undef APPLY_FEW
+    return rows;
+}
+
 /* whether any of the means that these rows take has a remainder */
 INLINE int FN(any_comp)(const fn_affine *p, ptrdiff_t rows, ptrdiff_t n) {
     const A *comp = p->comp.a;
@@ -91,6 +139,8 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
     const int compensated = prescaled || FN(any_comp)(p, rows, n), past = FN(way_past)(p->past, y, rows, n);
     const ptrdiff_t many = FN(rows_in_one)(rows, n);
     ptrdiff_t r = many ? FN(apply_narrow)(x, y, rows, n, many, p) : 0;
+    if (!along && !prescaled && !past && p->rstd.a && steady)
+        r = FN(apply_short)(x, y, rows, n, p, weight_along, bias_along);
     if (prescaled && along)
         APPLY_EACH(1, 1, 1, 1, weight_along, bias_along);
     else if (prescaled)
@@ -367,15 +417,16 @@ static int FN(carry_cols)(ptrdiff_t n, void *work, fn_sums out) {
 
 #define TINY (sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100) /* a mean below has no room for comp */
 #define SLIGHT (sizeof(A) == sizeof(double) ? 0x1p-55 : 0x1p-26) /* deviations: half an ulp of a quarter */
-INLINE int FN(finalize_one)(ptrdiff_t i, fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
-    const double var = in.m2[i] / in.count[i], r = scale ? 1 / sqrt(var + eps) : 1, mean = in.mean[i];
+INLINE int FN(finalize_one)(double count, double mean, double comp, double m2, double eps, double least, int scale,
+                            A *hi, A *lo, A *s) {
+    const double var = m2 / count, r = scale ? 1 / sqrt(var + eps) : 1;
     int beyond = !(var > least && var < DBL_MAX && r > 0x1p-100 && r < 0x1p100);
     beyond |= !(fabs(mean) <= DBL_MAX);
     beyond |= mean != 0 && fabs(mean) < TINY && var < TINY;
-    hi[i] = (A)mean;
-    const double rest = (mean - (double)hi[i]) + in.comp[i];
-    lo[i] = (A)(rest * rest < SLIGHT * SLIGHT * var ? 0 : rest);
-    s[i] = (A)r;
+    *hi = (A)mean;
+    const double rest = (mean - (double)*hi) + comp;
+    *lo = (A)(rest * rest < SLIGHT * SLIGHT * var ? 0 : rest);
+    *s = (A)r;
     return beyond;
 }
 /* the same of the first four */
@@ -393,12 +444,32 @@ INLINE int FN(finalize_four)(fn_moments in, double eps, double least, int scale,
     memcpy(s, &rstd, sizeof rstd);
     return !(fine[0] & fine[1] & fine[2] & fine[3]);
 }
-#undef TINY
-#undef SLIGHT
+
+/* the same of the first VL_f64 */
+INLINE int FN(finalize_some)(fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
+    const vf64 one = splat_f64(1), mean = load_f64(in.mean), var = load_f64(in.m2) / load_f64(in.count);
+    const vf64 r = scale ? one / root_f64(var + eps) : one, size = (vf64)((vi64)mean & INT64_MAX);
+    const vi64 fine = (var > least) & (var < DBL_MAX) & (r > 0x1p-100) & (r < 0x1p100) & (size <= DBL_MAX) &
+                      ((mean == 0) | (size >= TINY) | (var >= TINY));
+    const vf64 rest = (mean - PUT_PART(hi, mean)) + load_f64(in.comp);
+    PUT_PART(lo, (vf64)((vi64)rest & ~(rest * rest < SLIGHT * SLIGHT * var)));
+    PUT_PART(s, r);
+    int64_t all = -1;
+    for (int i = 0; i < VL_f64; i++) all &= fine[i];
+    return !all;
+}
 
 static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
                         void *rstd) {
+    A *hi = mean, *lo = comp, *s = rstd;
     int beyond = 0;
-    for (ptrdiff_t i = 0; i < n; i++) beyond |= FN(finalize_one)(i, in, eps, least, scale, mean, comp, rstd);
+    ptrdiff_t i = 0;
+    for (; i + VL_f64 <= n; i += VL_f64)
+        beyond |= FN(finalize_some)(fn_moments_at(in, i), eps, least, scale, hi + i, lo + i, s + i);
+    for (; i < n; i++)
+        beyond |=
+            FN(finalize_one)(in.count[i], in.mean[i], in.comp[i], in.m2[i], eps, least, scale, hi + i, lo + i, s + i);
     return beyond;
 }
+#undef TINY
+#undef SLIGHT

@@ -1,5 +1,5 @@
 /* float16 and bfloat16 for vec.h's vocabulary: two bytes in memory, float in registers. With K = f16 or bf16, narrow_K(v)
- * is what is stored of a vector. */
+ * is what is stored of a vector, widen_K(h) the vector that is loaded from it. */
 #ifndef FN_VEC16_H
 #define FN_VEC16_H
 
@@ -25,19 +25,19 @@ INLINE vu16 lower_u16(vu32 u) { return __builtin_convertvector(u, vu16); }
 #endif
 
 #if defined(FN_AVX512)
-INLINE vf32 load_f16(const void *p) { return (vf32)_mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+INLINE vf32 widen_f16(vu16 h) { return (vf32)_mm512_cvtph_ps((__m256i)h); }
 INLINE vu16 narrow_f16(vf32 v) {
     return (vu16)_mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 #elif defined(FN_AVX2)
-INLINE vf32 load_f16(const void *p) { return (vf32)_mm256_cvtph_ps(_mm_loadu_si128(p)); }
+INLINE vf32 widen_f16(vu16 h) { return (vf32)_mm256_cvtph_ps((__m128i)h); }
 INLINE vu16 narrow_f16(vf32 v) {
     return (vu16)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 #else
 /* Shifted into a float's place a half is 2^112 too small, denormals included: one product mends all but inf and NaN. */
-INLINE vf32 load_f16(const void *p) {
-    vu32 h = widen_u16(load_u16(p));
+INLINE vf32 widen_f16(vu16 halves) {
+    vu32 h = widen_u16(halves);
     vu32 magnitude = (h & 0x7fff) << 13;
     vi32 special = (vi32)magnitude >= 0x0f800000;
     vu32 bits = (vu32)((vf32)magnitude * 0x1p112f) | ((vu32)special & 0x7f800000u);
@@ -65,9 +65,9 @@ static const uint16_t to_upper[32] = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0,
                                       0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
 static const uint16_t from_upper[32] = {1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31};
 #define UPPER_WORDS 0xaaaaaaaau
-INLINE vf32 load_bf16(const void *p) {
-    const __m512i h = _mm512_castsi256_si512(_mm256_loadu_si256(p));
-    return (vf32)_mm512_maskz_permutexvar_epi16(UPPER_WORDS, _mm512_loadu_si512(to_upper), h);
+INLINE vf32 widen_bf16(vu16 h) {
+    const __m512i words = _mm512_castsi256_si512((__m256i)h);
+    return (vf32)_mm512_maskz_permutexvar_epi16(UPPER_WORDS, _mm512_loadu_si512(to_upper), words);
 }
 INLINE vu16 round_bf16(vf32 v) {
     const __m512i u = (__m512i)v;
@@ -95,7 +95,7 @@ INLINE vu16 narrow_bf16(vf32 v) {
 INLINE vu16 narrow_bf16(vf32 v) { return round_bf16(v); }
 #endif
 #else
-INLINE vf32 load_bf16(const void *p) { return (vf32)(widen_u16(load_u16(p)) << 16); }
+INLINE vf32 widen_bf16(vu16 h) { return (vf32)(widen_u16(h) << 16); }
 INLINE vu16 narrow_bf16(vf32 v) {
     const vu32 u = (vu32)v, r = u + 0x7fffu + ((u >> 16) & 1), nan = (vu32)(v != v);
     return lower_u16(((nan & (u | 0x400000u)) | (~nan & r)) >> 16);
@@ -107,7 +107,7 @@ INLINE vu16 narrow_bf16(vf32 v) {
 #define TAIL(K)                                                                                                        \
     INLINE vf32 loadn_##K(const void *p, ptrdiff_t k, float fill) {                                                    \
         const vu16 h = (vu16)_mm256_maskz_loadu_epi16(TAIL_MASK(k), p);                                                \
-        return select_f32(first_f32(k), load_##K(&h), splat_f32(fill));                                                \
+        return select_f32(first_f32(k), widen_##K(h), splat_f32(fill));                                                \
     }                                                                                                                  \
     INLINE void storen_##K(void *p, vf32 v, ptrdiff_t k) {                                                             \
         _mm256_mask_storeu_epi16(p, TAIL_MASK(k), (__m256i)narrow_##K(v));                                             \
@@ -119,7 +119,7 @@ INLINE vu16 narrow_bf16(vf32 v) {
         uint16_t h[VL_f32] = {0};                                                                                      \
         float t[VL_f32];                                                                                               \
         for (ptrdiff_t i = 0; i < k; i++) memcpy(h + i, (const uint16_t *)p + i, 2);                                   \
-        store_f32(t, load_##K(h));                                                                                     \
+        store_f32(t, widen_##K(load_u16(h)));                                                                          \
         for (ptrdiff_t i = k; i < VL_f32; i++) t[i] = fill;                                                            \
         return load_f32(t);                                                                                            \
     }                                                                                                                  \
@@ -139,6 +139,7 @@ INLINE vu16 narrow_bf16(vf32 v) {
 #define HALF(h) (h)
 #endif
 #define STORAGE(K)                                                                                                     \
+    INLINE vf32 load_##K(const void *p) { return widen_##K(load_u16(p)); }                                             \
     INLINE void store_##K(void *p, vf32 v) { store_u16(p, narrow_##K(v)); }                                            \
     INLINE void stream_##K(void *p, vf32 v) { stream_half(p, HALF(narrow_##K(v))); }                                   \
     INLINE void stream16_##K(void *p, vf32 v) { stream16_half(p, HALF(narrow_##K(v))); }                               \
@@ -148,14 +149,13 @@ INLINE vu16 narrow_bf16(vf32 v) {
     }                                                                                                                  \
     TAIL(K)                                                                                                            \
     INLINE float load1_##K(const void *p) {                                                                            \
-        uint16_t h[VL_f32] = {0};                                                                                      \
-        memcpy(h, p, 2);                                                                                               \
-        return load_##K(h)[0];                                                                                         \
+        uint16_t h;                                                                                                    \
+        memcpy(&h, p, 2);                                                                                              \
+        return widen_##K((vu16){h})[0]; /* not through memory: a vector read over a single store waits for it */       \
     }                                                                                                                  \
     INLINE void store1_##K(void *p, float a) {                                                                         \
-        uint16_t h[VL_f32];                                                                                            \
-        store_##K(h, splat_f32(a));                                                                                    \
-        memcpy(p, h, 2);                                                                                               \
+        const uint16_t h = narrow_##K(splat_f32(a))[0];                                                                \
+        memcpy(p, &h, 2);                                                                                              \
     }
 STORAGE(f16)
 STORAGE(bf16)

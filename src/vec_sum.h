@@ -140,4 +140,45 @@ INLINE vf64x4 root_four(vf64x4 v) {
 #endif
 }
 
+/* from lane i on as many as there are doubles in a vector, as such; and as many doubles rounded, stored, and back again */
+INLINE vf64 part_f64(vf64 v, int i) { return i ? (vf64){0} : v; }
+INLINE vf64 put_part_f64(double *p, vf64 v) {
+    memcpy(p, &v, sizeof v);
+    return v;
+}
+INLINE vf64 part_f32(vf32 v, int i) {
+#if defined(FN_AVX512)
+    return (vf64)_mm512_cvtps_pd(i ? _mm512_extractf32x8_ps((__m512)v, 1) : _mm512_castps512_ps256((__m512)v));
+#elif defined(FN_AVX2)
+    return (vf64)_mm256_cvtps_pd(i ? _mm256_extractf128_ps((__m256)v, 1) : _mm256_castps256_ps128((__m256)v));
+#else
+    return (vf64){v[i], v[i + 1]};
+#endif
+}
+INLINE vf64 put_part_f32(float *p, vf64 v) {
+#if defined(FN_AVX512)
+    const __m256 rounded = _mm512_cvtpd_ps((__m512d)v);
+    _mm256_storeu_ps(p, rounded);
+    return (vf64)_mm512_cvtps_pd(rounded);
+#elif defined(FN_AVX2)
+    const __m128 rounded = _mm256_cvtpd_ps((__m256d)v);
+    _mm_storeu_ps(p, rounded);
+    return (vf64)_mm256_cvtps_pd(rounded);
+#else
+    p[0] = (float)v[0];
+    p[1] = (float)v[1];
+    __asm__("" ::: "memory"); /* GCC 12 would take v for what it became */
+    return (vf64){p[0], p[1]};
+#endif
+}
+INLINE vf64 root_f64(vf64 v) {
+#if defined(FN_AVX512)
+    return (vf64)_mm512_sqrt_pd((__m512d)v);
+#elif defined(FN_AVX2)
+    return (vf64)_mm256_sqrt_pd((__m256d)v);
+#else
+    return (vf64){sqrt(v[0]), sqrt(v[1])};
+#endif
+}
+
 #endif

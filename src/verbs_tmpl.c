@@ -5,6 +5,7 @@
 
 #include "lanes.h"
 #include "resum_tmpl.c"
+#include "turned_tmpl.c"
 #include "short_tmpl.c"
 #include "narrow_tmpl.c"
 #include "rows_tmpl.c"
