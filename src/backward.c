@@ -251,12 +251,12 @@ static int decide(fn_backward_job *b) {
 
     const fn_cut *cut = &b->cut;
     const ptrdiff_t elements = job->plan.regions * job->plan.rows * job->plan.n;
-    const ptrdiff_t bytes = 2 * elements * (ptrdiff_t)job->verbs->size;
+    const ptrdiff_t bytes = 2 * elements * (ptrdiff_t)job->verbs->size, work = fn_bytes_of_work(job, cut);
     const int fits = bytes / cut->units <= LOCAL_BYTES;
     const ptrdiff_t tasks = cut->many_rows ? cut->chunks : cut->units * cut->chunks;
-    int workers = fn_workers(job->threads, tasks, bytes, 1);
+    int workers = fn_workers(job->threads, tasks, work, 1);
     b->local = cut->many_rows || cut->interleaved || (fits && cut->units >= (b->from_elements ? LOCAL_UNITS : workers));
-    if (!b->local) workers = fn_workers(job->threads, tasks, bytes, 3);
+    if (!b->local) workers = fn_workers(job->threads, tasks, work, 3);
     if (workers == 1 && !b->from_elements) b->local = 1;
     b->abreast = b->local && !b->from_elements ? fn_abreast(job, cut, workers) : 1;
 

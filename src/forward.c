@@ -300,7 +300,7 @@ int fn_forward(fn_job *job) {
         job->per = job->whole_rows ? fn_rows_of_slice(job) : 1;
         job->past = fn_goes_past(job);
         f.cut = fn_cut_make(job);
-        const ptrdiff_t bytes = job->plan.regions * job->plan.rows * job->plan.n * (ptrdiff_t)job->verbs->size;
+        const ptrdiff_t bytes = fn_bytes_of_work(job, &f.cut);
         const ptrdiff_t tasks = f.cut.many_rows ? f.cut.chunks : f.cut.units * f.cut.chunks;
         int workers = fn_workers(job->threads, tasks, bytes, 1);
         f.local =

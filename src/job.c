@@ -12,8 +12,9 @@ enum {
     SLICE_BYTES = 65536,         /* of several rows: its x and dy stay in L2 between their two passes */
     BACKWARD_TILE_BYTES = 65536, /* and enough rows for the column sums of a parameter's gradient */
     TILE_ROWS = 128,
-    ROWS_AT_ONCE = 16,         /* by a verb, at most */
-    SUMMED_ROWS = 32,          /* the least of a chunk with column sums: then they are brought to a part's */
+    ROWS_AT_ONCE = 16, /* by a verb, at most */
+    ROW_BYTES = 192,   /* what to begin and end one of many rows costs, in bytes that could be moved meanwhile */
+    SUMMED_ROWS = 32,  /* the least of a chunk with column sums: then they are brought to a part's */
     WHOLE_ROWS_BYTES = 131072, /* the same where the verb tiles the rows itself */
     /* Bytes of a row that is still one of many: in column sums, as long as a part's stay in cache; else as long as two passes
      * over it are from L2. Fewer rows than that threads could hardly share: those are shorter, or of one block. */
@@ -141,9 +142,9 @@ fn_cut fn_cut_make(const fn_job *job) {
         cut.units = 1;
         cut.row_blocks = fn_ceil_div(cut.run, cut.block_rows);
         cut.blocks = plan->regions / cut.run * cut.row_blocks;
-        group_chunks(&cut, job->column_sums
-                               ? min(cut.block_rows * n * size, cut.block_rows * (CHUNK_BYTES / SUMMED_ROWS))
-                               : cut.block_rows * per * n * size);
+        const ptrdiff_t block_bytes = cut.block_rows * (per * n * size + ROW_BYTES);
+        group_chunks(&cut,
+                     job->column_sums ? min(block_bytes, cut.block_rows * (CHUNK_BYTES / SUMMED_ROWS)) : block_bytes);
         return cut;
     }
     cut.interleaved = is_interleaved(job);
@@ -187,6 +188,12 @@ fn_cut fn_cut_make(const fn_job *job) {
     }
     group_chunks(&cut, cut.block_runs * cut.block_rows * cut.split * size);
     return cut;
+}
+
+ptrdiff_t fn_bytes_of_work(const fn_job *job, const fn_cut *cut) {
+    const fn_plan *plan = &job->plan;
+    const ptrdiff_t row_bytes = plan->rows * plan->n * (ptrdiff_t)job->verbs->size;
+    return inputs(job) * plan->regions * (row_bytes + (cut->many_rows ? ROW_BYTES : 0));
 }
 
 const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut) {

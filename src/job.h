@@ -84,6 +84,8 @@ ptrdiff_t fn_rows_of_slice(const fn_job *job);
 static inline ptrdiff_t fn_ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 
 fn_cut fn_cut_make(const fn_job *job);
+/* The work in bytes of input, for the choice of workers: those of its arrays, and what rows cost beside. */
+ptrdiff_t fn_bytes_of_work(const fn_job *job, const fn_cut *cut);
 fn_unit fn_cut_unit(const fn_job *job, const fn_cut *cut, ptrdiff_t unit);
 fn_block fn_cut_block(const fn_job *job, const fn_cut *cut, const fn_unit *unit, ptrdiff_t block);
 /* the block after a chunk's last */

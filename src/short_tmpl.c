@@ -104,7 +104,7 @@ static ptrdiff_t FN(short_cells)(const char *x, ptrdiff_t step, ptrdiff_t cells,
 #undef SHORT_PLAIN
 #undef SHORT_CENTRED
 #undef SHORT_CELLS
-    return cells / 4 * 4;
+    return turned + (cells - turned) / 4 * 4;
 }
 
 /* dots_row of rows r to r + 3: with x, without a mask, one mean and rstd to a row. `V`, `centred` and

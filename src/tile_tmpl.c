@@ -1,4 +1,4 @@
-/* The verbs that write a tile, apply and combine, and finalize, which makes their scalars. Written once in T. */
+/* The verbs that write a tile, apply and combine. Written once in T; norm.c includes this file once per dtype. */
 
 /* Rows that share a load of what varies along the row: all that goes with four is too much for the registers; but for results
  * of columns so few that to begin a row is much of it. Longer rows of slices are written one by one: two results at once come
@@ -7,7 +7,6 @@ enum {
     FN(TOGETHER) = FN_TOGETHER,
     FN(MOST_TOGETHER) = 2 * FN_TOGETHER,
     FN(FEW_COLUMNS) = 128,
-    FN(MOST_VECTORS) = 4,            /* of a row beside which those of its parameters fit the registers */
     FN(IN_PAIRS) = 2048 / sizeof(A), /* the most elements of a slice's row that shares its loads */
 };
 
@@ -67,53 +66,6 @@ INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff
     FN(apply_this_way)(x, y, r0, rows, n, p, way, along, compensated, prescaled, scaled, weight_along, bias_along)
     past ? APPLY(past) : APPLY(FN(NOT_PAST));
 #undef APPLY
-}
-
-/* Rows of few vectors, V of them: what varies along the row stays in registers. `V`, `weight_along` and `bias_along` are
- * constants. */
-INLINE void FN(apply_few)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, int V, const fn_affine *p,
-                          int weight_along, int bias_along) {
-    const char *row = x.base;
-    char *to = (char *)y.base;
-    vec w[FN(MOST_VECTORS)], b[FN(MOST_VECTORS)];
-    const ptrdiff_t x_step = x.step, y_step = y.step;
-    const fn_affine of = *p; /* as the compiler must assume that y holds it */
-    UNROLL for (int u = 0; u < V; u++) {
-        const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
-        w[u] = weight_along ? FN(fetch_a)(of.weight.a, at, k) : (vec){0};
-        b[u] = bias_along ? FN(fetch_a)(of.bias.a, at, k) : (vec){0};
-    }
-    for (ptrdiff_t r = 0; r < rows; r++, row += x_step, to += y_step) {
-        const vec mean = FN(param_splat)(of.mean, r, 0), comp = FN(param_splat)(of.comp, r, 0);
-        const vec rstd = FN(param_splat)(of.rstd, r, 1);
-        const vec weight = weight_along ? rstd : FN(param_splat)(of.weight, r, 1);
-        const vec bias = bias_along ? rstd : FN(param_splat)(of.bias, r, (A)-0.0);
-        UNROLL for (int u = 0; u < V; u++) {
-            const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
-            const vec v = ((FN(fetch)(row, at, k, 0) - mean) - comp) * rstd * (weight_along ? w[u] : weight);
-            FN(put)(to, at, k, v + (bias_along ? b[u] : bias));
-        }
-    }
-}
-/* the same where they are such rows; returns how many are done */
-OUTLINE ptrdiff_t FN(apply_short)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p,
-                                  int weight_along, int bias_along) {
-    const ptrdiff_t V = (n + VL - 1) / VL;
-    if (V > FN(MOST_VECTORS) || bias_along > weight_along) return 0;
-#define APPLY_FEW(V)                                                                                                   \
-    weight_along &&bias_along ? FN(apply_few)(x, y, rows, n, V, p, 1, 1)                                               \
-    : weight_along            ? FN(apply_few)(x, y, rows, n, V, p, 1, 0)                                               \
-                              : FN(apply_few)(x, y, rows, n, V, p, 0, 0)
-    if (V == 1)
-        APPLY_FEW(1);
-    else if (V == 2)
-        APPLY_FEW(2);
-    else if (V == 3)
-        APPLY_FEW(3);
-    else
-        APPLY_FEW(4);
-#undef APPLY_FEW
-    return rows;
 }
 
 /* whether any of the means that these rows take has a remainder */
@@ -317,6 +269,7 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
     const int past = FN(way_past)(p->past, dx, rows, n);
     const ptrdiff_t many = FN(rows_in_one)(rows, n);
     ptrdiff_t r = many && !mask.base ? FN(combine_narrow)(dy, x, dx, rows, n, many, p) : 0;
+    if (!mask.base && has_x && !along && !past && scaled) r = FN(combine_short)(dy, x, dx, rows, n, p);
     const int together = !mask.base && has_x && along && !(weight_along && p->weight.step);
     for (; together && r + R <= rows; r += R) {
         if (weight_along)
@@ -387,7 +340,7 @@ static void FN(combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
     const int weight_along = p->weight.a && p->weight.along;
     const int past = FN(way_past)(p->past, dx, rows, n);
     A *sg = work, *sgx = sg + n;
-    ptrdiff_t r = 0;
+    ptrdiff_t r = past ? 0 : FN(combine_cols_short)(dy, x, dx, rows, n, p, sg, sgx);
     const int centred = p->mean.a || p->c1.a;
 #define COMBINE_COLS(rows, ...) FN(combine_cols_rows)(dy, x, dx, r, rows, n, p, past, __VA_ARGS__, sg, sgx)
     for (; r + R <= rows; r += R) {
@@ -414,62 +367,3 @@ static int FN(carry_cols)(ptrdiff_t n, void *work, fn_sums out) {
     if (all) memset(work, 0, 2 * (size_t)n * sizeof(A));
     return !all;
 }
-
-#define TINY (sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100) /* a mean below has no room for comp */
-#define SLIGHT (sizeof(A) == sizeof(double) ? 0x1p-55 : 0x1p-26) /* deviations: half an ulp of a quarter */
-INLINE int FN(finalize_one)(double count, double mean, double comp, double m2, double eps, double least, int scale,
-                            A *hi, A *lo, A *s) {
-    const double var = m2 / count, r = scale ? 1 / sqrt(var + eps) : 1;
-    int beyond = !(var > least && var < DBL_MAX && r > 0x1p-100 && r < 0x1p100);
-    beyond |= !(fabs(mean) <= DBL_MAX);
-    beyond |= mean != 0 && fabs(mean) < TINY && var < TINY;
-    *hi = (A)mean;
-    const double rest = (mean - (double)*hi) + comp;
-    *lo = (A)(rest * rest < SLIGHT * SLIGHT * var ? 0 : rest);
-    *s = (A)r;
-    return beyond;
-}
-/* the same of the first four */
-INLINE int FN(finalize_four)(fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
-    const vf64x4 one = {1, 1, 1, 1}, mean = four_at(in.mean), var = four_at(in.m2) / four_at(in.count);
-    const vf64x4 r = scale ? one / root_four(var + eps) : one, size = (vf64x4)((vi64x4)mean & INT64_MAX);
-    const vi64x4 fine = (var > least) & (var < DBL_MAX) & (r > 0x1p-100) & (r < 0x1p100) & (size <= DBL_MAX) &
-                        ((mean == 0) | (size >= TINY) | (var >= TINY));
-    const FOUR high = FROM_DOUBLE(mean);
-    const vf64x4 rest = (mean - IN_DOUBLE(high)) + four_at(in.comp);
-    const FOUR low = FROM_DOUBLE((vf64x4)((vi64x4)rest & ~(rest * rest < SLIGHT * SLIGHT * var))),
-               rstd = FROM_DOUBLE(r);
-    memcpy(hi, &high, sizeof high);
-    memcpy(lo, &low, sizeof low);
-    memcpy(s, &rstd, sizeof rstd);
-    return !(fine[0] & fine[1] & fine[2] & fine[3]);
-}
-
-/* the same of the first VL_f64 */
-INLINE int FN(finalize_some)(fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
-    const vf64 one = splat_f64(1), mean = load_f64(in.mean), var = load_f64(in.m2) / load_f64(in.count);
-    const vf64 r = scale ? one / root_f64(var + eps) : one, size = (vf64)((vi64)mean & INT64_MAX);
-    const vi64 fine = (var > least) & (var < DBL_MAX) & (r > 0x1p-100) & (r < 0x1p100) & (size <= DBL_MAX) &
-                      ((mean == 0) | (size >= TINY) | (var >= TINY));
-    const vf64 rest = (mean - PUT_PART(hi, mean)) + load_f64(in.comp);
-    PUT_PART(lo, (vf64)((vi64)rest & ~(rest * rest < SLIGHT * SLIGHT * var)));
-    PUT_PART(s, r);
-    int64_t all = -1;
-    for (int i = 0; i < VL_f64; i++) all &= fine[i];
-    return !all;
-}
-
-static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
-                        void *rstd) {
-    A *hi = mean, *lo = comp, *s = rstd;
-    int beyond = 0;
-    ptrdiff_t i = 0;
-    for (; i + VL_f64 <= n; i += VL_f64)
-        beyond |= FN(finalize_some)(fn_moments_at(in, i), eps, least, scale, hi + i, lo + i, s + i);
-    for (; i < n; i++)
-        beyond |=
-            FN(finalize_one)(in.count[i], in.mean[i], in.comp[i], in.m2[i], eps, least, scale, hi + i, lo + i, s + i);
-    return beyond;
-}
-#undef TINY
-#undef SLIGHT

@@ -1,4 +1,4 @@
-/* The moments of rows of no more than 32 elements, as many rows at a time as a vector has lanes, turned: each column is a
+/* The sums of rows of no more than 32 elements, as many rows at a time as a vector has lanes, turned: each column is a
  * vector then, and trees are sums of vectors. The same bits as row by row. Written once in T; norm.c includes this file once
  * per dtype. */
 
@@ -35,7 +35,7 @@ INLINE vec FN(tree_of_columns)(const vec columns[FN(MOST_COLUMNS)], int P) {
     UNROLL_ALL for (int half = P / 4; half > 0; half /= 2) {
         UNROLL_ALL for (int j = 0; j < half; j++) t[j] += t[j + half];
     }
-    return P < LANES ? t[0] + (vec){0} : t[0]; /* -0 to 0, as the lanes without an element make it */
+    return t[0] + (vec){0}; /* -0 to 0, as where 0 is what is added to */
 }
 
 /* short_moments of VL rows. `P` and `centre` (0 or 1) are constants. */
@@ -83,4 +83,37 @@ OUTLINE ptrdiff_t FN(turned_cells)(const char *x, ptrdiff_t step, ptrdiff_t cell
         TURNED_CELLS(32, 0);
 #undef TURNED_CELLS
     return c;
+}
+
+/* sum x^2 and sum dy * x of VL rows, for rows of one piece as slices_tmpl.c has them. `P` is a constant. */
+INLINE void FN(products_turned)(const char *dy, ptrdiff_t dy_step, const char *x, ptrdiff_t x_step, ptrdiff_t n, int P,
+                                double *squares, double *products) {
+    vec g[FN(MOST_COLUMNS)], v[FN(MOST_COLUMNS)];
+    FN(turn_in)(dy, dy_step, n, P, g);
+    FN(turn_in)(x, x_step, n, P, v);
+    UNROLL_ALL for (int j = 0; j < P; j++) {
+        g[j] = FN(inside_columns)(j, P, n, g[j] * v[j]);
+        v[j] = FN(inside_columns)(j, P, n, v[j] * v[j]);
+    }
+    const vec q = FN(tree_of_columns)(v, P), c = FN(tree_of_columns)(g, P);
+    UNROLL for (int i = 0; i < VL; i += VL_f64) {
+        store_f64(squares + i, PART(q, i));
+        store_f64(products + i, PART(c, i));
+    }
+}
+/* the same of up to `rows` rows; returns how many are done */
+OUTLINE ptrdiff_t FN(turned_products)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff_t n, double *squares,
+                                      double *products) {
+    if (n > FN(MOST_COLUMNS)) return 0;
+    ptrdiff_t r = 0;
+    for (; r + VL <= rows; r += VL) {
+        const char *gs = dy.base + r * dy.step, *xs = x.base + r * x.step;
+        if (n <= 8)
+            FN(products_turned)(gs, dy.step, xs, x.step, n, 8, squares + r, products + r);
+        else if (n <= 16)
+            FN(products_turned)(gs, dy.step, xs, x.step, n, 16, squares + r, products + r);
+        else
+            FN(products_turned)(gs, dy.step, xs, x.step, n, 32, squares + r, products + r);
+    }
+    return r;
 }

@@ -10,7 +10,9 @@
 #include "narrow_tmpl.c"
 #include "rows_tmpl.c"
 #include "cols_tmpl.c"
+#include "few_tmpl.c"
 #include "tile_tmpl.c"
+#include "finalize_tmpl.c"
 #include "slices_tmpl.c"
 
 static double FN(read)(const void *p) { return (double)LOAD1(p); }

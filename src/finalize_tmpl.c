@@ -1,0 +1,61 @@
+/* The verb finalize: from the moments of slices to the scalars of their results. Written once in T; norm.c includes this file once per
+ * dtype. */
+
+#define TINY (sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100) /* a mean below has no room for comp */
+#define SLIGHT (sizeof(A) == sizeof(double) ? 0x1p-55 : 0x1p-26) /* deviations: half an ulp of a quarter */
+INLINE int FN(finalize_one)(double count, double mean, double comp, double m2, double eps, double least, int scale,
+                            A *hi, A *lo, A *s) {
+    const double var = m2 / count, r = scale ? 1 / sqrt(var + eps) : 1;
+    int beyond = !(var > least && var < DBL_MAX && r > 0x1p-100 && r < 0x1p100);
+    beyond |= !(fabs(mean) <= DBL_MAX);
+    beyond |= mean != 0 && fabs(mean) < TINY && var < TINY;
+    *hi = (A)mean;
+    const double rest = (mean - (double)*hi) + comp;
+    *lo = (A)(rest * rest < SLIGHT * SLIGHT * var ? 0 : rest);
+    *s = (A)r;
+    return beyond;
+}
+/* the same of the first four */
+INLINE int FN(finalize_four)(fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
+    const vf64x4 one = {1, 1, 1, 1}, mean = four_at(in.mean), var = four_at(in.m2) / four_at(in.count);
+    const vf64x4 r = scale ? one / root_four(var + eps) : one, size = (vf64x4)((vi64x4)mean & INT64_MAX);
+    const vi64x4 fine = (var > least) & (var < DBL_MAX) & (r > 0x1p-100) & (r < 0x1p100) & (size <= DBL_MAX) &
+                        ((mean == 0) | (size >= TINY) | (var >= TINY));
+    const FOUR high = FROM_DOUBLE(mean);
+    const vf64x4 rest = (mean - IN_DOUBLE(high)) + four_at(in.comp);
+    const FOUR low = FROM_DOUBLE((vf64x4)((vi64x4)rest & ~(rest * rest < SLIGHT * SLIGHT * var))),
+               rstd = FROM_DOUBLE(r);
+    memcpy(hi, &high, sizeof high);
+    memcpy(lo, &low, sizeof low);
+    memcpy(s, &rstd, sizeof rstd);
+    return !(fine[0] & fine[1] & fine[2] & fine[3]);
+}
+
+/* the same of the first VL_f64 */
+INLINE int FN(finalize_some)(fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
+    const vf64 one = splat_f64(1), mean = load_f64(in.mean), var = load_f64(in.m2) / load_f64(in.count);
+    const vf64 r = scale ? one / root_f64(var + eps) : one, size = (vf64)((vi64)mean & INT64_MAX);
+    const vi64 fine = (var > least) & (var < DBL_MAX) & (r > 0x1p-100) & (r < 0x1p100) & (size <= DBL_MAX) &
+                      ((mean == 0) | (size >= TINY) | (var >= TINY));
+    const vf64 rest = (mean - PUT_PART(hi, mean)) + load_f64(in.comp);
+    PUT_PART(lo, (vf64)((vi64)rest & ~(rest * rest < SLIGHT * SLIGHT * var)));
+    PUT_PART(s, r);
+    int64_t all = -1;
+    for (int i = 0; i < VL_f64; i++) all &= fine[i];
+    return !all;
+}
+
+static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
+                        void *rstd) {
+    A *hi = mean, *lo = comp, *s = rstd;
+    int beyond = 0;
+    ptrdiff_t i = 0;
+    for (; i + VL_f64 <= n; i += VL_f64)
+        beyond |= FN(finalize_some)(fn_moments_at(in, i), eps, least, scale, hi + i, lo + i, s + i);
+    for (; i < n; i++)
+        beyond |=
+            FN(finalize_one)(in.count[i], in.mean[i], in.comp[i], in.m2[i], eps, least, scale, hi + i, lo + i, s + i);
+    return beyond;
+}
+#undef TINY
+#undef SLIGHT
