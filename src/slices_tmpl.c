@@ -239,18 +239,13 @@ static ptrdiff_t FN(adjoint_each)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
 static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t slices, ptrdiff_t n,
                                   const fn_slices *p) {
     enum { MOST = FN(MOST_ROWS) };
-    double g[MOST], gx[MOST], sx[MOST];
-    A shift[MOST], c1[MOST], c2[MOST], fresh[MOST];
-    union { /* statistics that are taken here are of slices of a row; a stack may be small */
-        struct {
-            double count[MOST], zero[MOST], comp[MOST], squares[MOST];
-            A high[MOST], low[MOST];
-        } taken;
-        struct {
-            A means[MOST], rstds[MOST], shifts[MOST], c1s[MOST], c2s[MOST];
-        } rows;
+    A shift[MOST], c1[MOST], c2[MOST], fresh[MOST], means[MOST], rstds[MOST];
+    union { /* first the moments of slices without statistics, then the sums, then scalars by row; a stack may be small */
+        double moments[4][MOST], sums[3][MOST];
+        A rows[3][MOST];
     } of;
-    const fn_moments m = {of.taken.count, of.taken.zero, of.taken.comp, of.taken.squares, NULL};
+    double *const g = of.sums[0], *const gx = of.sums[1], *const sx = of.sums[2];
+    const fn_moments m = {of.moments[0], of.moments[1], of.moments[2], of.moments[3], NULL};
     const fn_tile none = {0};
     const fn_param absent = {0};
     const int past = FN(way_past)(p->past, dx, slices * p->per, n);
@@ -266,10 +261,10 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
         const fn_tile of_dy = fn_tile_from(dy, r), of_x = fn_tile_from(x, r), of_dx = fn_tile_from(dx, r);
         if (p->fresh) {
             FN(moments_rows)(of_x, none, k, per * x.step, 0, per, n, 0, m);
-            if (FN(finalize)(k, m, 0, p->least, 1, of.taken.high, of.taken.low, fresh)) return s;
+            if (FN(finalize)(k, m, 0, p->least, 1, means, rstds, fresh)) return s;
         }
-        const fn_param mean = p->mean ? FN(by_row)((const A *)p->mean + s, k, per, of.rows.means) : absent;
-        const fn_param rstd = FN(by_row)(p->fresh ? fresh : (const A *)p->rstd + s, k, per, of.rows.rstds);
+        const fn_param mean = p->mean ? FN(by_row)((const A *)p->mean + s, k, per, means) : absent;
+        const fn_param rstd = FN(by_row)(p->fresh ? fresh : (const A *)p->rstd + s, k, per, rstds);
         const fn_param weight = FN(param_from)(p->weight, r, 0);
         const fn_dots dots = {.mean = mean, .rstd = rstd, .weight = weight.along ? weight : absent};
         FN(dots_rows)(of_dy, of_x, none, rows, n, &dots, (fn_sums){g, gx, sx});
@@ -280,9 +275,9 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
                         c2 + i);
         const fn_adjoint q = {.mean = mean,
                               .rstd = rstd,
-                              .c1 = p->centre ? FN(by_row)(c1, k, per, of.rows.c1s) : absent,
-                              .c2 = FN(by_row)(c2, k, per, of.rows.c2s),
-                              .shift = FN(by_row)(shift, k, per, of.rows.shifts),
+                              .c1 = p->centre ? FN(by_row)(c1, k, per, of.rows[0]) : absent,
+                              .c2 = FN(by_row)(c2, k, per, of.rows[1]),
+                              .shift = FN(by_row)(shift, k, per, of.rows[2]),
                               .weight = weight,
                               .past = p->past};
         if (p->work)
