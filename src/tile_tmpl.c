@@ -398,7 +398,13 @@ INLINE int FN(finalize_four)(fn_moments in, double eps, double least, int scale,
 
 static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
                         void *rstd) {
+    A *hi = mean, *lo = comp, *s = rstd;
     int beyond = 0;
-    for (ptrdiff_t i = 0; i < n; i++) beyond |= FN(finalize_one)(i, in, eps, least, scale, mean, comp, rstd);
+    ptrdiff_t i = 0;
+    for (; i + 4 <= n; i += 4) {
+        const fn_moments four = {in.count + i, in.mean + i, in.comp + i, in.m2 + i, NULL};
+        beyond |= FN(finalize_four)(four, eps, least, scale, hi + i, lo + i, s + i);
+    }
+    for (; i < n; i++) beyond |= FN(finalize_one)(i, in, eps, least, scale, hi, lo, s);
     return beyond;
 }
