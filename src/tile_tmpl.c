@@ -355,16 +355,6 @@ static void FN(combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
 #undef COMBINE_COLS
 }
 
-static int FN(carry_cols)(ptrdiff_t n, void *work, fn_sums out) {
-    A *sg = work, *sgx = sg + n;
-    int all = 1;
-    for (ptrdiff_t j = 0; j < 2 * n; j++) all &= FN(is_finite)(sg[j]);
-    for (ptrdiff_t j = 0; j < n; j++) out.g[j] += all || FN(is_finite)(sg[j]) ? (double)sg[j] : 0;
-    for (ptrdiff_t j = 0; j < n; j++) out.gx[j] += all || FN(is_finite)(sgx[j]) ? (double)sgx[j] : 0;
-    if (all) memset(work, 0, 2 * (size_t)n * sizeof(A));
-    return !all;
-}
-
 #define TINY (sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100) /* a mean below has no room for comp */
 #define SLIGHT (sizeof(A) == sizeof(double) ? 0x1p-55 : 0x1p-26) /* deviations: half an ulp of a quarter */
 INLINE int FN(finalize_one)(ptrdiff_t i, fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
