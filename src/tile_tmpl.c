@@ -391,7 +391,8 @@ static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, in
     A *hi = mean, *lo = comp, *s = rstd;
     int beyond = 0;
     ptrdiff_t i = 0;
-    for (; i + 4 <= n; i += 4) {
+    /* of floats the compiler does some at a time, but doubles may be those that they come from */
+    for (; sizeof(A) == sizeof(double) && i + 4 <= n; i += 4) {
         const fn_moments four = {in.count + i, in.mean + i, in.comp + i, in.m2 + i, NULL};
         beyond |= FN(finalize_four)(four, eps, least, scale, hi + i, lo + i, s + i);
     }

@@ -55,7 +55,7 @@ def moments_rows(verbs, x, mask, centre, layout):
 
 
 def moments_cols(verbs, x, mask, centre, layout, fold=1):
-    """x and mask of shape (rows, n), or x of several such tiles; count, mean, comp and m2 of `fold` columns each."""
+    """x and mask of shape (rows, n), or x of several such tiles; count, mean, comp and m2 of each cell."""
     n = x.shape[-1]
     inputs, out, work = place(layout, x, mask), results(4, n), work_array(verbs, 4 * n)
     verbs.moments_cols(*views(inputs), centre, work.view, out.view, fold)
