@@ -285,10 +285,16 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     return slices;
 }
 
-/* into[i] += those of `fold` sums after another that are finite; `all` are */
+/* into[i] += those of `fold` sums after another that are finite; `all` are. The same bits whatever others are. */
 INLINE void FN(carry)(ptrdiff_t n, ptrdiff_t fold, int all, const A *sums, double *into) {
-    for (ptrdiff_t i = 0; all && i < n / fold; i++) into[i] += FN(sum_of)(sums + i * fold, fold);
-    for (ptrdiff_t j = 0; !all && j < n; j++) into[j / fold] += FN(is_finite)(sums[j]) ? (double)sums[j] : 0;
+    for (ptrdiff_t i = 0; i < n / fold; i++) {
+        double sum = FN(sum_of)(sums + i * fold, fold);
+        if (!all && sum - sum != 0) {
+            sum = 0;
+            for (ptrdiff_t j = i * fold; j < (i + 1) * fold; j++) sum += FN(is_finite)(sums[j]) ? (double)sums[j] : 0;
+        }
+        into[i] += sum;
+    }
 }
 
 static int FN(carry_cols)(ptrdiff_t n, ptrdiff_t fold, void *work, fn_sums out) {
