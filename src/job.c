@@ -82,7 +82,7 @@ void fn_merge_rows(fn_job *job) {
     if (plan->cols || plan->nreduced != 1 || plan->n == 1 || job->data[FN_MASK]) return;
     const ptrdiff_t size = (ptrdiff_t)job->verbs->size, compute = (ptrdiff_t)job->verbs->compute_size;
     const fn_axis *rows = &plan->reduced[0];
-    if (plan->n * compute > MERGED_ROW || plan->count * compute > SLICE_BYTES) return;
+    if (plan->n * compute > MERGED_ROW || plan->count * compute > FN_BLOCK_BYTES) return;
     for (int o = FN_X; o <= FN_DY; o++)
         if (job->data[o] && (plan->inner.stride[o] != size || rows->stride[o] != plan->n * size)) return;
     if (fn_plan_params_vary(&plan->inner)) return;
