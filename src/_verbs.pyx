@@ -68,8 +68,8 @@ cdef extern from "norm.h":
         void (*store1)(void *p, double value) noexcept
         void (*moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
                              ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out) noexcept
-        void (*moments_cols)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
-                             fn_moments out) noexcept
+        void (*moments_cols)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t fold,
+                             int centre, void *work, fn_moments out) noexcept
         void (*apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) noexcept
         void (*dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
                           fn_sums out) noexcept
@@ -79,7 +79,7 @@ cdef extern from "norm.h":
                         const fn_adjoint *p) noexcept
         void (*combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
                              void *work) noexcept
-        int (*carry_cols)(ptrdiff_t n, void *work, fn_sums out) noexcept
+        int (*carry_cols)(ptrdiff_t n, ptrdiff_t fold, void *work, fn_sums out) noexcept
         ptrdiff_t (*normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrdiff_t n, const fn_norm *p) noexcept
         ptrdiff_t (*adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t slices, ptrdiff_t n,
                                   const fn_slices *p) noexcept
@@ -287,12 +287,12 @@ cdef class Verbs:
         self.verbs.moments_rows(tile_of(x[0], rows, n, self.verbs.size), m, cells, cnp.PyArray_STRIDE(x, 0), mask_step,
                                 rows, n, centre, moments_of(out, cells))
 
-    def moments_cols(self, cnp.ndarray x, mask, bint centre, work, out):
-        """x: (rows, n), or without a mask (runs, rows, n)."""
+    def moments_cols(self, cnp.ndarray x, mask, bint centre, work, out, ptrdiff_t fold=1):
+        """x: (rows, n), or without a mask (runs, rows, n). out: the first n / fold of n places."""
         cdef fn_runs runs = runs_of(x, None)
         cdef ptrdiff_t rows = x.shape[x.ndim - 2], n = x.shape[x.ndim - 1]
         self.verbs.moments_cols(tile_of(first_run(x), rows, n, self.verbs.size), tile_of(mask, rows, n, 1), runs, rows,
-                                n, centre, values(work, 4 * n, self.verbs.compute_size), moments_of(out, n))
+                                n, fold, centre, values(work, 4 * n, self.verbs.compute_size), moments_of(out, n))
 
     def apply(self, cnp.ndarray x, cnp.ndarray y, mean=None, comp=None, rstd=None, prescale=None, weight=None,
               bias=None):
@@ -340,9 +340,9 @@ cdef class Verbs:
         self.verbs.combine_cols(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(dx, rows, n, size), rows,
                                 n, &p, values(work, 2 * n, compute))
 
-    def carry_cols(self, work, out):
-        cdef ptrdiff_t n = out[0].size
-        self.verbs.carry_cols(n, values(work, 2 * n, self.verbs.compute_size), sums_of(out, n))
+    def carry_cols(self, work, out, ptrdiff_t fold=1):
+        cdef ptrdiff_t n = out[0].size * fold
+        self.verbs.carry_cols(n, fold, values(work, 2 * n, self.verbs.compute_size), sums_of(out, n // fold))
 
     def normalize_rows(self, cnp.ndarray x, cnp.ndarray y, ptrdiff_t per, double eps, double least, int centre,
                        bint scale, mean, rstd, weight=None, bias=None):

@@ -73,7 +73,7 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
             w.columns = take_sums(space, cut->split);
             w.work = fn_take(space, (size_t)(3 * cut->split * compute));
         }
-        if (job->plan.fold.len > 1) w.weight = fn_take(space, slots);
+        if (job->plan.fold.len > 1) w.weight = fn_take(space, (size_t)(cut->split * compute));
         w.x_tile = fn_take(space, fn_tile_bytes(job, cut, FN_X));
         w.dy_tile = fn_take(space, fn_tile_bytes(job, cut, FN_DY));
         w.dx_tile = fn_take(space, fn_tile_bytes(job, cut, FN_Y));
@@ -200,18 +200,19 @@ static void add_parts(const fn_backward_job *b, double *parts, ptrdiff_t n, void
         for (ptrdiff_t i = 0; i < n; i++) ((float *)out)[i] = (float)parts[i];
 }
 
-/* whether the verbs can do a block of many rows by themselves */
-static int can_be_whole(const fn_job *job) {
+/* whether the verbs can do a block of many rows by themselves; merges rows for them to do so */
+static int can_be_whole(fn_job *job) {
     const fn_plan *plan = &job->plan;
-    if (!fn_rows_of_slice(job) || job->data[FN_MASK] || !job->data[FN_X]) return 0;
-    if (job->fresh && plan->nreduced) return 0;
-    if (!job->scale || job->given || !job->rstd) return 0;
-    if (plan->nkept && plan->kept[plan->nkept - 1].stride[FN_STAT] != 1) return 0;
-    return fn_tile_adjacent(job, FN_DY) && fn_tile_adjacent(job, FN_X) && fn_tile_adjacent(job, FN_Y);
+    if (job->data[FN_MASK] || !job->data[FN_X] || !job->scale || job->given || !job->rstd) return 0;
+    if (!fn_tile_adjacent(job, FN_DY) || !fn_tile_adjacent(job, FN_X) || !fn_tile_adjacent(job, FN_Y)) return 0;
+    if (!job->undivided) fn_merge_rows(job);
+    return fn_rows_of_slice(job) && !(job->fresh && plan->nreduced);
 }
 
-/* whether it has the same one along every row, element by element (an array of results: in steps of 1) */
+/* whether it has the same one along every row, element by element (an array of results: in steps of 1); merged rows do by
+ * blocks */
 static int shared_by_rows(const fn_plan *plan, int operand) {
+    if (plan->fold.len > 1) return 1;
     for (int i = 0; i < plan->nkept; i++)
         if (plan->kept[i].stride[operand]) return 0;
     return plan->inner.stride[operand] != 0;
@@ -295,6 +296,7 @@ static int attempt(fn_backward_job *b) {
     char stack[STACK_BYTES] __attribute__((aligned(64)));
     job->whole_rows = can_be_whole(job);
     job->per = job->whole_rows ? fn_rows_of_slice(job) : 1;
+    job->verbs = fn_verbs_of(job);
     job->column_sums = job->whole_rows && with_column_sums(job);
     job->past = fn_goes_past(job);
     b->cut = fn_cut_make(job);
@@ -323,7 +325,6 @@ int fn_backward(fn_job *job) {
     fn_backward_job b = {.job = job};
     job->undivided = job->fresh; /* and stays so in a second attempt: a slice must not depend on its neighbours */
     int status = fn_param_pack(job, FN_WEIGHT, &packed);
-    job->verbs = fn_verbs_of(job);
     if (status == FN_OK) status = attempt(&b);
     if (status == FN_OK && b.beyond) {
         status = take_statistics(job);

@@ -1,5 +1,5 @@
 /* What the files of the backward share: backward.c decides and runs, backward_unit.c takes a unit's sums, scalars and
- * result, backward_block.c one block's. */
+ * result, backward_settle.c the scalars between them, backward_block.c one block's. */
 #ifndef FN_BACKWARD_H
 #define FN_BACKWARD_H
 
@@ -61,8 +61,8 @@ static inline int fn_takes_rstd(const fn_backward_job *b) { return b->job->rstd 
 void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
                       const fn_worker_space *w);
 
-/* the part's accumulators of what many rows add up column by column */
-fn_sums fn_column_sums(const fn_backward_job *b, const fn_worker_space *w, ptrdiff_t part);
+/* the part's accumulators of what the block's rows add up column by column */
+fn_sums fn_column_sums(const fn_backward_job *b, const fn_block *k, const fn_worker_space *w, ptrdiff_t part);
 
 /* parameter gradients "from elements": adds the block's share to the part's accumulators */
 void fn_elements_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
@@ -107,6 +107,7 @@ void fn_load_unit(const fn_backward_job *b, const fn_unit *unit, fn_unit_sums *u
 void fn_clear_sums(fn_sums s, ptrdiff_t n);
 void fn_sums_of_block(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t i, fn_unit_sums *u,
                       const fn_worker_space *w);
+/* backward_settle.c */
 void fn_settle_unit(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u);
 void fn_combine_blocks(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last, ptrdiff_t part,
                        const fn_unit_sums *u, const fn_worker_space *w);

@@ -148,11 +148,11 @@ void fn_elements_block(const fn_backward_job *b, const fn_block *k, const fn_inp
     if (job->dbias) add_elements(b, k, in, u, w, FN_DBIAS, 0, 1, part);
 }
 
-fn_sums fn_column_sums(const fn_backward_job *b, const fn_worker_space *w, ptrdiff_t part) {
+fn_sums fn_column_sums(const fn_backward_job *b, const fn_block *k, const fn_worker_space *w, ptrdiff_t part) {
     const fn_job *job = b->job;
     fn_sums into = w->columns; /* what the caller does not want */
-    if (b->dweight) into.gx = part_of(b, b->dweight, job->ndweight, part) + job->plan.offset[FN_DWEIGHT];
-    if (b->dbias) into.g = part_of(b, b->dbias, job->ndbias, part) + job->plan.offset[FN_DBIAS];
+    if (b->dweight) into.gx = part_of(b, b->dweight, job->ndweight, part) + k->offset[FN_DWEIGHT];
+    if (b->dbias) into.g = part_of(b, b->dbias, job->ndbias, part) + k->offset[FN_DBIAS];
     return into;
 }
 

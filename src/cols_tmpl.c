@@ -97,42 +97,78 @@ static void FN(guess_cols)(fn_tile x, ptrdiff_t rows, ptrdiff_t n, A *c) {
     });
 }
 
-/* Columns' sums around c[j] to their moments; returns how many c[j] were too far from the mean (see close_moments). */
-static ptrdiff_t FN(close_columns)(ptrdiff_t n, int centre, const A *c, const A *s, const A *q, fn_moments out) {
+/* to[i] = the sum of `fold` values after another */
+INLINE void FN(fold_sums)(ptrdiff_t n, ptrdiff_t fold, const A *a, double *to) {
+    for (ptrdiff_t j = 0; fold == 1 && j < n; j++) to[j] = (double)a[j];
+    for (ptrdiff_t i = 0; fold > 1 && i < n / fold; i++) to[i] = FN(sum_of)(a + i * fold, fold);
+}
+
+/* all columns of a cell around one guess: the mean of theirs, exact where they are equal */
+static void FN(share_guesses)(ptrdiff_t n, ptrdiff_t fold, A *c) {
+    for (ptrdiff_t i = 0; i < n / fold; i++, c += fold) {
+        double t[4] = {0};
+        for (ptrdiff_t f = 0; f < fold; f++) t[f % 4] += (double)c[f] - (double)c[0];
+        const A guess = (A)((double)c[0] + ((t[0] + t[2]) + (t[1] + t[3])) / (double)fold);
+        for (ptrdiff_t f = 0; f < fold; f++) c[f] = guess;
+    }
+}
+/* the same through a mask: the first of those whose columns have an element; and the cells' counts of them */
+static void FN(share_inside)(ptrdiff_t n, ptrdiff_t fold, A *c, double *count) {
+    for (ptrdiff_t i = 0; i < n / fold; i++, c += fold) {
+        const double *of = count + i * fold;
+        double all = 0;
+        A guess = 0;
+        for (ptrdiff_t f = fold - 1; f >= 0; f--) {
+            all += of[f];
+            if (of[f] > 0) guess = c[f];
+        }
+        for (ptrdiff_t f = 0; f < fold; f++) c[f] = guess;
+        count[i] = all;
+    }
+}
+
+/* Columns' sums around c[j] to their cells' moments; returns how many c[j] were too far from the mean (see close_moments). */
+static ptrdiff_t FN(close_columns)(ptrdiff_t n, ptrdiff_t fold, int centre, const A *c, const A *s, const A *q,
+                                   fn_moments out) {
     ptrdiff_t far = 0;
-    for (ptrdiff_t j = 0; j < n; j++) {
-        const double count = out.count[j] > 0 ? out.count[j] : 1, sum = centre ? (double)s[j] : 0, rest = sum / count;
-        const double mean = (double)c[j] + rest, taken = sum * rest, squares = (double)q[j] - taken;
-        out.mean[j] = mean;
-        out.comp[j] = rest - (mean - (double)c[j]);
-        out.m2[j] = squares < 0 ? 0 : squares;
-        far += taken > FAR_COLS * (double)q[j];
+    FN(fold_sums)(n, fold, s, out.mean);
+    FN(fold_sums)(n, fold, q, out.m2);
+    for (ptrdiff_t i = 0; i < n / fold; i++) {
+        const double count = out.count[i] > 0 ? out.count[i] : 1, sum = centre ? out.mean[i] : 0, rest = sum / count;
+        const double guess = (double)c[i * fold], mean = guess + rest, taken = sum * rest, squares = out.m2[i] - taken;
+        far += taken > FAR_COLS * out.m2[i];
+        out.mean[i] = mean;
+        out.comp[i] = rest - (mean - guess);
+        out.m2[i] = squares < 0 ? 0 : squares;
     }
     return far;
 }
 
-static void FN(moments_cols)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
-                             fn_moments out) {
+static void FN(moments_cols)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t fold,
+                             int centre, void *work, fn_moments out) {
     A *c = work, *s = c + n, *q = s + n, *m = q + n;
     memset(c, 0, 3 * (size_t)n * sizeof(A));
     if (mask.base) {
         FN(first_inside)(x, mask, rows, n, c, out.count);
+        if (fold > 1) FN(share_inside)(n, fold, c, out.count);
         if (!centre) memset(c, 0, (size_t)n * sizeof(A));
     } else {
-        for (ptrdiff_t j = 0; j < n; j++) out.count[j] = (double)(runs.count * rows);
+        for (ptrdiff_t i = 0; i < n / fold; i++) out.count[i] = (double)(runs.count * rows * fold);
         if (centre) FN(guess_cols)(FN(run_of)(x, runs.count / 2, runs.x), rows, n, c);
+        if (centre && fold > 1) FN(share_guesses)(n, fold, c);
     }
     FN(sweep_runs_moments)(x, mask, runs, rows, n, c, s, q);
-    if (!FN(close_columns)(n, centre, c, s, q, out)) return;
+    if (!FN(close_columns)(n, fold, centre, c, s, q, out)) return;
 
-    /* once more around the means; where the guess was good, around the same guess, so that columns stay independent */
-    for (ptrdiff_t j = 0; j < n; j++) {
-        const double sum = (double)s[j], taken = sum * (sum / out.count[j]);
-        m[j] = taken > FAR_COLS * (double)q[j] ? (A)out.mean[j] : c[j];
+    /* once more around the means; where the guess was good, around the same guess, so that cells stay independent */
+    for (ptrdiff_t i = 0; i < n / fold; i++) {
+        const double sum = FN(sum_of)(s + i * fold, fold), squares = FN(sum_of)(q + i * fold, fold);
+        const A next = sum * (sum / out.count[i]) > FAR_COLS * squares ? (A)out.mean[i] : c[i * fold];
+        for (ptrdiff_t f = 0; f < fold; f++) m[i * fold + f] = next;
     }
     memset(s, 0, 2 * (size_t)n * sizeof(A));
     FN(sweep_runs_moments)(x, mask, runs, rows, n, m, s, q);
-    FN(close_columns)(n, centre, m, s, q, out);
+    FN(close_columns)(n, fold, centre, m, s, q, out);
 }
 
 /* One sweep of the backward's sums. `rows`, `has_x`, `along`, `weight_along` (with one row only), `shifted`

@@ -9,7 +9,7 @@
 #include "parallel.h"
 
 enum {
-    STACK_BYTES = 8192,
+    STACK_BYTES = 7168,    /* with what the verbs take, it fits a thread's smallest stack */
     LOCAL_BYTES = 4 << 20, /* a unit larger than this is not in cache any more when its statistics are known */
 };
 
@@ -46,12 +46,11 @@ static void layout(fn_forward_job *f, int workers, fn_space *space) {
         fn_worker_state w = {0};
         if (!job->given && !cut->many_rows) {
             w.block = take_moments(space, cut->slots);
-            if (job->plan.fold.len > 1) w.slice = take_moments(space, cut->slots);
             if (job->plan.cols) w.work = fn_take(space, 4 * slots);
         }
         if (job->plan.fold.len > 1) {
-            w.weight = fn_take(space, slots);
-            w.bias = fn_take(space, slots);
+            w.weight = fn_take(space, (size_t)(cut->split * (ptrdiff_t)job->verbs->compute_size));
+            w.bias = fn_take(space, (size_t)(cut->split * (ptrdiff_t)job->verbs->compute_size));
         }
         w.x_tile = fn_take(space, fn_tile_bytes(job, cut, FN_X));
         w.y_tile = fn_take(space, fn_tile_bytes(job, cut, FN_Y));
@@ -164,52 +163,32 @@ static void moments_of_block(const fn_forward_job *f, const fn_unit *unit, ptrdi
     const fn_job *job = f->job;
     const fn_cut *cut = &f->cut;
     const int first = i == chunk * cut->chunk_blocks;
-    const ptrdiff_t slots = job->plan.cols ? unit->width : 1;
     const fn_moments into = fn_moments_at(u->chunk, chunk * cut->slots), out = first ? into : w->block;
-    memset(out.low, 0, (size_t)slots * sizeof(double));
+    memset(out.low, 0, (size_t)unit->slices * sizeof(double));
     const fn_block b = fn_cut_block(job, cut, unit, i);
     fn_runs runs = {.count = b.runs};
     fn_tile x = fn_runs_in(job, cut, FN_X, &b, w->x_tile, &runs.x);
     fn_tile mask = fn_tile_in(job, cut, FN_MASK, b.offset, b.rows, b.width, w->mask_tile);
     if (job->plan.cols)
-        job->verbs->moments_cols(x, mask, runs, b.rows, b.width, job->centre, w->work, out);
+        job->verbs->moments_cols(x, mask, runs, b.rows, b.width, job->plan.fold.len, job->centre, w->work, out);
     else if (!mask.base && x.step == b.width * (ptrdiff_t)job->verbs->size) /* rows that adjoin are one */
         job->verbs->moments_rows(x, mask, 1, 0, 0, 1, b.rows * b.width, fn_wanted(job), out);
     else
         job->verbs->moments_rows(x, mask, 1, 0, 0, b.rows, b.width, fn_wanted(job), out);
-    if (!first) job->verbs->merge(slots, into, out);
+    if (!first) job->verbs->merge(unit->slices, into, out);
 }
 
-static void pick(ptrdiff_t n, fn_moments to, fn_moments from, ptrdiff_t step) {
-    for (ptrdiff_t i = 0; i < n; i++) {
-        to.count[i] = from.count[i * step];
-        to.mean[i] = from.mean[i * step];
-        to.comp[i] = from.comp[i * step];
-        to.m2[i] = from.m2[i * step];
-        to.low[i] = from.low[i * step];
-    }
-}
-
-static void settle_unit(const fn_forward_job *f, const fn_unit *unit, fn_unit_state *u, fn_worker_state *w) {
+static void settle_unit(const fn_forward_job *f, const fn_unit *unit, fn_unit_state *u) {
     const fn_job *job = f->job;
     const fn_cut *cut = &f->cut;
     const fn_plan *plan = &job->plan;
-    const ptrdiff_t slots = plan->cols ? unit->width : 1, fold = plan->fold.len;
+    const ptrdiff_t fold = plan->fold.len;
     if (job->given) {
         fn_load_given(job, &plan->inner, unit->offset, unit->slices, &u->stats);
     } else {
         for (ptrdiff_t c = 1; c < cut->chunks; c++)
-            job->verbs->merge(slots, u->chunk, fn_moments_at(u->chunk, c * cut->slots));
-        fn_moments slices = u->chunk;
-        if (fold > 1) {
-            slices = w->slice;
-            pick(unit->slices, slices, u->chunk, fold);
-            for (ptrdiff_t i = 1; i < fold; i++) {
-                pick(unit->slices, w->block, fn_moments_at(u->chunk, i), fold);
-                job->verbs->merge(unit->slices, slices, w->block);
-            }
-        }
-        fn_settle(job, &plan->inner, unit->offset, unit->slices, slices, &u->stats);
+            job->verbs->merge(unit->slices, u->chunk, fn_moments_at(u->chunk, c * cut->slots));
+        fn_settle(job, &plan->inner, unit->offset, unit->slices, u->chunk, &u->stats);
     }
     if (fold > 1) {
         fn_spread(job, u->stats.mean, unit->slices, fold);
@@ -241,7 +220,7 @@ static void whole_units(void *context, ptrdiff_t task, int worker) {
     for (ptrdiff_t c = 0; !f->job->given && c < cut->chunks; c++)
         for (ptrdiff_t i = c * cut->chunk_blocks; i < fn_chunk_end(cut, c); i++)
             for (ptrdiff_t j = 0; j < units; j++) moments_of_block(f, &u[j].unit, c, i, &u[j], w);
-    for (ptrdiff_t j = 0; j < units; j++) settle_unit(f, &u[j].unit, &u[j], w);
+    for (ptrdiff_t j = 0; j < units; j++) settle_unit(f, &u[j].unit, &u[j]);
     /* backwards: the last blocks are those still in cache */
     for (ptrdiff_t c = cut->chunks - 1; f->job->data[FN_Y] && c >= 0; c--)
         for (ptrdiff_t j = 0; j < units; j++)
@@ -261,7 +240,8 @@ static void moments_task(void *context, ptrdiff_t task, int worker) {
 static void settle_task(void *context, ptrdiff_t index, int worker) {
     fn_forward_job *f = context;
     const fn_unit unit = fn_cut_unit(f->job, &f->cut, index);
-    settle_unit(f, &unit, &f->units[index], &f->workers[worker]);
+    (void)worker;
+    settle_unit(f, &unit, &f->units[index]);
 }
 
 static void apply_task(void *context, ptrdiff_t task, int worker) {
@@ -295,8 +275,8 @@ int fn_forward(fn_job *job) {
     fn_forward_job f = {.job = job};
     int status = fn_param_pack(job, FN_WEIGHT, &packed_weight) | fn_param_pack(job, FN_BIAS, &packed_bias);
     if (status == FN_OK) {
-        job->verbs = fn_verbs_of(job);
         job->whole_rows = fn_can_be_whole(job);
+        job->verbs = fn_verbs_of(job);
         job->per = job->whole_rows ? fn_rows_of_slice(job) : 1;
         job->past = fn_goes_past(job);
         f.cut = fn_cut_make(job);

@@ -13,12 +13,12 @@ typedef struct {
 /* What a unit keeps; where its task is all of it, a worker has as many as it takes abreast. */
 typedef struct {
     fn_unit unit;
-    fn_moments chunk; /* chunks * slots, merged into the first */
+    fn_moments chunk; /* of each chunk's slices, `slots` apart; merged into the first */
     fn_slot_stats stats;
 } fn_unit_state;
 
 typedef struct {
-    fn_moments block, slice;
+    fn_moments block;
     void *work, *weight, *bias, *x_tile, *y_tile, *mask_tile;
 } fn_worker_state;
 
@@ -54,8 +54,9 @@ void fn_load_given(const fn_job *job, const fn_axis *axis, const ptrdiff_t offse
 void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_stats *stats, ptrdiff_t stat_step,
                     int along, fn_worker_state *w);
 
-/* Many slices of a row, or of a few (fn_rows_of_slice): whether the verbs can do them by themselves, and a task. */
-int fn_can_be_whole(const fn_job *job);
+/* Many slices of a row, or of a few (fn_rows_of_slice): whether the verbs can do them by themselves, for which it merges rows;
+ * and a task. */
+int fn_can_be_whole(fn_job *job);
 void fn_many_rows(void *forward_job, ptrdiff_t chunk, int worker);
 
 /* Small slices whose rows lie between each other's (fn_cut): all of a unit, as a task. */

@@ -2,16 +2,25 @@
 #include "forward.h"
 
 /* whether the verbs can do a block of many rows by themselves: nothing is wanted but y and statistics in A */
-int fn_can_be_whole(const fn_job *job) {
-    const fn_axis *axis = job->plan.nkept ? &job->plan.kept[job->plan.nkept - 1] : NULL;
-    if (!fn_rows_of_slice(job) || !job->data[FN_Y] || job->data[FN_MASK]) return 0;
+int fn_can_be_whole(fn_job *job) {
+    if (!job->data[FN_Y] || job->data[FN_MASK]) return 0;
     if (job->given || job->mean64 || job->count64) return 0;
-    if ((job->mean || job->rstd) && axis && axis->stride[FN_STAT] != 1) return 0;
-    return fn_tile_adjacent(job, FN_X) && fn_tile_adjacent(job, FN_Y);
+    if (!fn_tile_adjacent(job, FN_X) || !fn_tile_adjacent(job, FN_Y)) return 0;
+    fn_merge_rows(job);
+    return fn_rows_of_slice(job) != 0;
 }
 
-static char *stat_at(const fn_job *job, void *stats, const fn_block *b) {
-    return stats ? (char *)stats + b->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size : NULL;
+/* where the verbs leave the block's statistics: with those of the others, if they follow one another there, or in `own` */
+static void *stats_at(const fn_job *job, const fn_axis *slices, const fn_block *b, void *stats, void *own) {
+    if (!stats || slices->stride[FN_STAT] != 1) return stats ? own : NULL;
+    return (char *)stats + b->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size;
+}
+
+/* brings n of them from there to the others */
+static void put_stats(const fn_job *job, const fn_axis *slices, const fn_block *b, ptrdiff_t n, void *stats,
+                      const void *own) {
+    const ptrdiff_t at = b->offset[FN_STAT], step = slices->stride[FN_STAT];
+    for (ptrdiff_t i = 0; stats && step != 1 && i < n; i++) fn_set(job, stats, at + i * step, fn_get(job, own, i));
 }
 
 /* whether a slice of several rows is one row to its moments: few enough elements for one accumulation, that adjoin */
@@ -21,9 +30,9 @@ static int adjoins(const fn_job *job, const fn_axis *rows, const fn_block *b) {
 }
 
 /* the block's slices as far as the fast path goes; returns how many */
-static ptrdiff_t whole_rows(const fn_forward_job *f, const fn_block *b, fn_worker_state *w) {
+static ptrdiff_t whole_rows(const fn_forward_job *f, const fn_block *b, fn_unit_state *u, fn_worker_state *w) {
     const fn_job *job = f->job;
-    const fn_axis *axis = fn_whole_axis(job, &f->cut);
+    const fn_axis *axis = fn_whole_axis(job, &f->cut), *slices = fn_row_axis(job, &f->cut);
     const fn_norm p = {
         .per = job->per,
         .adjoin = adjoins(job, axis, b),
@@ -33,13 +42,16 @@ static ptrdiff_t whole_rows(const fn_forward_job *f, const fn_block *b, fn_worke
         .least = fn_least_variance(job),
         .weight = fn_param_by_row(job, &f->cut, FN_WEIGHT, b->offset, b->width, w->weight),
         .bias = fn_param_by_row(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),
-        .mean = stat_at(job, job->mean, b),
-        .rstd = stat_at(job, job->rstd, b),
+        .mean = stats_at(job, slices, b, job->mean, u->stats.mean),
+        .rstd = stats_at(job, slices, b, job->rstd, u->stats.rstd),
         .past = job->past,
     };
     const fn_tile x = {job->data[FN_X] + b->offset[FN_X], axis->stride[FN_X]};
     const fn_tile y = {job->data[FN_Y] + b->offset[FN_Y], axis->stride[FN_Y]};
-    return job->verbs->normalize_rows(x, y, b->rows, b->width, &p);
+    const ptrdiff_t done = job->verbs->normalize_rows(x, y, b->rows, b->width, &p);
+    put_stats(job, slices, b, done, job->mean, u->stats.mean);
+    put_stats(job, slices, b, done, job->rstd, u->stats.rstd);
+    return done;
 }
 
 /* slices of several rows, one by one: those that the fast path left */
@@ -80,7 +92,7 @@ void fn_many_rows(void *context, ptrdiff_t chunk, int worker) {
     const ptrdiff_t last = fn_chunk_end(cut, chunk);
     for (ptrdiff_t i = chunk * cut->chunk_blocks; i < last; i++) {
         fn_block b = fn_cut_block(job, cut, &whole, i);
-        const ptrdiff_t done = job->whole_rows ? whole_rows(f, &b, w) : 0;
+        const ptrdiff_t done = job->whole_rows ? whole_rows(f, &b, u, w) : 0;
         if (done == b.rows) continue;
         for (int o = 0; o < FN_NOPERANDS; o++) b.offset[o] += done * axis->stride[o];
         b.rows -= done;

@@ -10,6 +10,8 @@ enum {
     MAX_CHUNKS = 64,
     TILE_BYTES = 8192,           /* many rows: what stays in L1 between statistics and result */
     SLICE_BYTES = 65536,         /* of several rows: its x and dy stay in L2 between their two passes */
+    MERGED_ROW = 512,            /* the longest rows of a slice that is better taken as one, */
+    MERGED_SLICES = 8,           /* and how many slices must share their parameters for that */
     BACKWARD_TILE_BYTES = 65536, /* and enough rows for the column sums of a parameter's gradient */
     TILE_ROWS = 128,
     ROWS_AT_ONCE = 16, /* by a verb, at most */
@@ -77,6 +79,23 @@ ptrdiff_t fn_rows_of_slice(const fn_job *job) {
     return rows->len;
 }
 
+void fn_merge_rows(fn_job *job) {
+    const fn_plan *plan = &job->plan;
+    if (plan->cols || plan->nreduced != 1 || plan->n == 1 || job->data[FN_MASK]) return;
+    const ptrdiff_t size = (ptrdiff_t)job->verbs->size, compute = (ptrdiff_t)job->verbs->compute_size;
+    const fn_axis *rows = &plan->reduced[0];
+    if (plan->n * compute > MERGED_ROW || plan->count * compute > FN_BLOCK_BYTES) return;
+    for (int o = FN_X; o <= FN_DY; o++)
+        if (job->data[o] && (plan->inner.stride[o] != size || rows->stride[o] != plan->n * size)) return;
+    if (fn_plan_params_vary(&plan->inner)) return;
+    if ((job->dweight && rows->stride[FN_DWEIGHT] != 1) || (job->dbias && rows->stride[FN_DBIAS] != 1)) return;
+    for (int i = 0; i < plan->nkept; i++)
+        if (!fn_plan_params_vary(&plan->kept[i]) && plan->kept[i].len >= MERGED_SLICES) {
+            fn_plan_merge_rows(&job->plan);
+            return;
+        }
+}
+
 static ptrdiff_t inputs(const fn_job *job) { return job->data[FN_X] && job->data[FN_DY] ? 2 : 1; }
 
 /* Whether slices of few blocks each, the channels of small images, are taken row by row of each: to cut and describe each
@@ -128,7 +147,7 @@ fn_cut fn_cut_make(const fn_job *job) {
     const int few = plan->regions < FEW_ROWS;
     const ptrdiff_t longest = job->column_sums ? (few ? LONG_ROW : COLUMN_SUMS_ROW) : (few ? FN_BLOCK_BYTES : LONG_ROW);
     const ptrdiff_t per = job->per > 1 ? job->per : 1;
-    cut.many_rows = per > 1 || (!plan->cols && plan->nreduced == 0 && n * compute <= longest);
+    cut.many_rows = per > 1 || fn_is_merged(job) || (!plan->cols && plan->nreduced == 0 && n * compute <= longest);
     if (cut.many_rows) {
         /* the whole array is one unit whose rows are the slices */
         const ptrdiff_t tile_bytes = job->whole_rows    ? WHOLE_ROWS_BYTES

@@ -80,6 +80,11 @@ typedef struct {
 /* How many rows make a slice where slices of few rows, without a mask, follow one another as their rows do, and their
  * parameters with them: so many slices can be taken as rows. 1 where a slice is one row; 0 where none of this holds. */
 ptrdiff_t fn_rows_of_slice(const fn_job *job);
+/* Takes slices of short rows that adjoin, and whose parameters vary from row to row (group norm of small images), as one row
+ * each, if they are many that share those. For a job all of whose tiles the verbs can do by themselves. */
+void fn_merge_rows(fn_job *job);
+/* whether it did */
+static inline int fn_is_merged(const fn_job *job) { return !job->plan.cols && job->plan.fold.len > 1; }
 
 static inline ptrdiff_t fn_ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
 

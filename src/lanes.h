@@ -151,6 +151,18 @@ INLINE void FN(trees)(const vec a[U], const vec b[U], A *of_a, A *of_b) {
     SUMPAIR(FN(folded)(a), FN(folded)(b), of_a, of_b);
 }
 
+/* the sum of n values in double, in four parts side by side */
+INLINE double FN(sum_of)(const A *a, ptrdiff_t n) {
+    if (n == 1) return (double)a[0];
+    double t[4] = {0};
+    ptrdiff_t j = 0;
+    for (; j + 4 <= n; j += 4) {
+        UNROLL for (int i = 0; i < 4; i++) t[i] += (double)a[j + i];
+    }
+    for (; j < n; j++) t[j % 4] += (double)a[j];
+    return (t[0] + t[2]) + (t[1] + t[3]);
+}
+
 /* a parameter's row r, its scalar for that row, its vector: from the row where `along`, else the scalar everywhere */
 INLINE const A *FN(param_row)(fn_param p, ptrdiff_t r) { return (const A *)p.a + r * p.step; }
 INLINE vec FN(param_splat)(fn_param p, ptrdiff_t r, A neutral) {

@@ -117,6 +117,7 @@ typedef struct {
     fn_param weight;         /* NULL: 1; along the row and the same for all rows, or by row */
     fn_sums sums;            /* of each row without its weight: gx = g * (xhat - shift) and g; NULL: not wanted */
     void *work;              /* as in combine_cols; NULL: no column sums */
+    ptrdiff_t fold;          /* so many columns after another share a parameter, of which they are added up */
     int past;                /* as in fn_affine */
 } fn_slices;
 
@@ -138,9 +139,10 @@ typedef struct fn_verbs {
     void (*moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t cell_step, ptrdiff_t mask_cell_step,
                          ptrdiff_t rows, ptrdiff_t n, int centre, fn_moments out);
 
-    /* the same down each of the n columns of several tiles, with a mask of one; work: 4 * n values of A */
-    void (*moments_cols)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, int centre, void *work,
-                         fn_moments out);
+    /* the same down the n columns of several tiles, with a mask of one, `fold` after another being a cell; work: 4 * n values
+     * of A. `out`: the first n / fold of n places. */
+    void (*moments_cols)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t fold, int centre,
+                         void *work, fn_moments out);
 
     /* y = (((x * prescale - mean) - comp) * rstd) * weight + bias; mean and comp come prescaled, y may be x */
     void (*apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p);
@@ -168,12 +170,12 @@ typedef struct fn_verbs {
     void (*combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p);
 
     /* The same, and down each column, with xhat as above, added to work[0..n): dy, to work[n..2n): dy * (xhat - shift),
-     * until carry_cols adds them to `out` and clears them. For columns that share a parameter.
+     * until carry_cols adds them to `out`, `fold` after another to one, and clears them. For rows that share parameters.
      * carry_cols returns 1 if some are not finite: those it leaves away, and clears nothing. Then resum_cols adds them,
      * from all the slices that they are of, in a wider type; work must be cleared after that. */
     void (*combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
                          void *work);
-    int (*carry_cols)(ptrdiff_t n, void *work, fn_sums out);
+    int (*carry_cols)(ptrdiff_t n, ptrdiff_t fold, void *work, fn_sums out);
     void (*resum_cols)(fn_tile dy, fn_tile x, ptrdiff_t slices, ptrdiff_t n, const fn_slices *p, fn_sums out);
 
     /* dx of such slices: dots_rows, their scalars, and combine or combine_cols of tile after tile. Returns how many are

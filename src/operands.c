@@ -192,10 +192,15 @@ fn_param fn_param_at(const fn_job *job, const fn_cut *cut, int operand, const pt
     const ptrdiff_t size = (ptrdiff_t)job->verbs->compute_size, fold = plan->fold.len;
     const char *from = job->data[operand] + offset[operand];
     fn_param out = {from, fn_row_axis(job, cut)->stride[operand] / size, fn_param_varies(job, operand)};
-    if (!out.along || (fold == 1 && plan->inner.stride[operand] == size)) return out;
+    const ptrdiff_t step = fn_plan_step(plan, operand), slice = plan->inner.stride[operand];
+    if (!out.along || (step == size && slice == fold * size)) return out;
+    if (step == 0) {
+        copy_strided(columns, size, from, slice, width / fold, size);
+        fn_spread(job, columns, width / fold, fold);
+        return (fn_param){columns, 0, 1};
+    }
     for (ptrdiff_t i = 0; i < fold; i++) /* fold > 1: the plan made sure that it does not vary down the rows */
-        copy_strided((char *)columns + i * size, fold * size, from + i * plan->fold.stride[operand],
-                     plan->inner.stride[operand], width / fold, size);
+        copy_strided((char *)columns + i * size, fold * size, from + i * step, slice, width / fold, size);
     return (fn_param){columns, 0, 1};
 }
 

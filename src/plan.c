@@ -107,6 +107,25 @@ void fn_plan_make(fn_plan *plan, int ndim, fn_axis *axes, ptrdiff_t size) {
     plan->count = plan->rows * (plan->cols ? plan->fold.len : plan->n);
 }
 
+int fn_plan_params_vary(const fn_axis *axis) {
+    return axis->stride[FN_WEIGHT] || axis->stride[FN_BIAS] || axis->stride[FN_DWEIGHT] || axis->stride[FN_DBIAS];
+}
+
+void fn_plan_merge_rows(fn_plan *plan) {
+    plan->fold = plan->inner;
+    plan->inner = plan->reduced[0];
+    plan->n = plan->count;
+    plan->nreduced = 0;
+    plan->rows = 1;
+    int varied = 0;
+    for (int i = 0; i < plan->nkept; i++) {
+        if (!fn_plan_params_vary(&plan->kept[i])) continue;
+        const fn_axis a = plan->kept[i];
+        for (int at = i; at > varied; at--) plan->kept[at] = plan->kept[at - 1];
+        plan->kept[varied++] = a;
+    }
+}
+
 void fn_plan_seek(const fn_axis *axes, int naxes, ptrdiff_t index, ptrdiff_t offset[FN_NOPERANDS]) {
     for (int i = naxes - 1; i >= 0 && index; i--) {
         ptrdiff_t at = index % axes[i].len;

@@ -7,7 +7,8 @@
  *     innermost kept:    COLS    batch norm (N, C) and NHWC R K, instance norm NHWC K R K
  *
  * A short innermost reduced run next to a kept one, inside more reduced rows, counts as columns as well, `fold.len`
- * adjacent ones to a slice: group norm NHWC K R K' R', batch norm NCHW over few pixels.
+ * adjacent ones to a slice: group norm NHWC K R K' R', batch norm NCHW over few pixels. And two innermost reduced runs can
+ * count as one row: group norm NCHW K R R' over few pixels.
  *
  * A plan is pure: it looks at lengths and strides, never at data. */
 #ifndef FN_PLAN_H
@@ -30,7 +31,7 @@ typedef struct {
 typedef struct {
     ptrdiff_t offset[FN_NOPERANDS]; /* of the first element in walking order, for axes that x holds backwards */
     int cols;                       /* the inner axis is kept */
-    fn_axis inner, fold;            /* fold: len 1 unless cols */
+    fn_axis inner, fold;            /* fold: len 1 but for adjacent columns of a slice, and for rows that were merged */
     ptrdiff_t n;                    /* elements of a tile's row: inner.len * fold.len */
     int nkept, nreduced;
     fn_axis *kept, *reduced; /* the other axes, outermost first */
@@ -45,6 +46,12 @@ void fn_plan_make(fn_plan *plan, int ndim, fn_axis *axes, ptrdiff_t size);
 
 /* add to `offset` what `index`, counted over these axes with the last one fastest, means for every operand */
 void fn_plan_seek(const fn_axis *axes, int naxes, ptrdiff_t index, ptrdiff_t offset[FN_NOPERANDS]);
+
+/* Takes the rows of each region, which adjoin, as one. Parameters vary from row to row, and so along the new one, each for
+ * `fold.len` elements. Kept axes along which they do not vary come last: regions that share them follow one another. */
+void fn_plan_merge_rows(fn_plan *plan);
+/* whether any parameter varies along the axis */
+int fn_plan_params_vary(const fn_axis *axis);
 
 /* stride between neighbouring columns of a tile */
 static inline ptrdiff_t fn_plan_step(const fn_plan *plan, int operand) {

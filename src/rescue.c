@@ -19,7 +19,8 @@ static walk walk_slice(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) 
     const fn_plan *plan = &job->plan;
     walk w = {.job = job, .x = offset[FN_X], .mask = offset[FN_MASK]};
     for (int i = 0; i < plan->nreduced; i++) w.axes[w.naxes++] = &plan->reduced[i];
-    w.axes[w.naxes++] = plan->cols ? &plan->fold : &plan->inner;
+    if (!plan->cols) w.axes[w.naxes++] = &plan->inner;
+    w.axes[w.naxes++] = &plan->fold;
     return w;
 }
 

@@ -357,13 +357,3 @@ static void FN(combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
     for (; r < rows; r++) COMBINE_COLS(1, 1, 1, weight_along);
 #undef COMBINE_COLS
 }
-
-static int FN(carry_cols)(ptrdiff_t n, void *work, fn_sums out) {
-    A *sg = work, *sgx = sg + n;
-    int all = 1;
-    for (ptrdiff_t j = 0; j < 2 * n; j++) all &= FN(is_finite)(sg[j]);
-    for (ptrdiff_t j = 0; j < n; j++) out.g[j] += all || FN(is_finite)(sg[j]) ? (double)sg[j] : 0;
-    for (ptrdiff_t j = 0; j < n; j++) out.gx[j] += all || FN(is_finite)(sgx[j]) ? (double)sgx[j] : 0;
-    if (all) memset(work, 0, 2 * (size_t)n * sizeof(A));
-    return !all;
-}

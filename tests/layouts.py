@@ -98,6 +98,14 @@ LAYOUTS = [
         {"num_groups": 2, "channel_axis": 1},
     ),
     Layout(
+        "group (N, C, H, W), few pixels",
+        "group_norm",
+        (9, 6, 2, 3),
+        (2, 3, 4),
+        (1,),
+        {"num_groups": 2, "channel_axis": 1},
+    ),
+    Layout(
         "group (N, H, W, C)",
         "group_norm",
         (3, 4, 5, 8),

@@ -54,13 +54,13 @@ def moments_rows(verbs, x, mask, centre, layout):
     return out.view
 
 
-def moments_cols(verbs, x, mask, centre, layout):
-    """x and mask of shape (rows, n), or x of several such tiles; count, mean, comp and m2 of every column."""
+def moments_cols(verbs, x, mask, centre, layout, fold=1):
+    """x and mask of shape (rows, n), or x of several such tiles; count, mean, comp and m2 of each cell."""
     n = x.shape[-1]
     inputs, out, work = place(layout, x, mask), results(4, n), work_array(verbs, 4 * n)
-    verbs.moments_cols(*views(inputs), centre, work.view, out.view)
+    verbs.moments_cols(*views(inputs), centre, work.view, out.view, fold)
     finish("moments_cols", inputs, out, work)
-    return out.view
+    return out.view[:, : n // fold]
 
 
 def check_moments(actual, x, mask, centre, steps, kind):
@@ -124,6 +124,33 @@ def test_moments_of_columns(tier, kind, rng):
             else:
                 expected = moments_cols(baseline, shown, mask, centre, other)
                 assert_all_same_bits(actual, expected, MOMENTS, f"{rows} x {n}")
+
+
+def as_cells(a, fold):
+    """(rows, n) with `fold` columns after another to a cell -> (cells, elements)"""
+    return None if a is None else a.reshape(len(a), -1, fold).transpose(1, 0, 2).reshape(-1, len(a) * fold)
+
+
+@each_tier
+def test_moments_of_several_columns(tier, kind, rng):
+    verbs, baseline = kind.verbs(tier), kind.verbs("baseline")
+    shapes = product((1, 2, 9, 40), ((2, 3), (3, 5), (7, 1), (16, 8), (49, 2)))
+    for i, (rows, (fold, cells)) in enumerate(shapes):
+        x = make_values(rng, (rows, fold * cells), kind, *VALUES[i % 5])
+        layout, other = LAYOUTS[i % len(LAYOUTS)], LAYOUTS[0]
+        masks = None, make_mask(rng, x.shape)
+        for mask, centre in product(masks, (True, False)):
+            shown, what = x if mask is None else hide(x, mask, kind), f"{rows} x {cells} x {fold}"
+            actual = moments_cols(verbs, shown, mask, centre, layout, fold)
+            if tier == "baseline":
+                check_moments(actual, as_cells(shown, fold), as_cells(mask, fold), centre, rows * fold, kind)
+            else:
+                expected = moments_cols(baseline, shown, mask, centre, other, fold)
+                assert_all_same_bits(actual, expected, MOMENTS, what)
+        same = np.full_like(x, kind.narrow(1 / 3))
+        _, mean, comp, m2 = moments_cols(verbs, same, None, True, layout, fold)
+        assert np.all(mean == kind.widen(same[0, 0]))
+        assert not np.any([comp, m2])
 
 
 @each_tier

@@ -155,6 +155,22 @@ def test_combine_cols(tier, kind, rng):
         assert not work.view.any()
 
 
+def test_carried_columns_that_share_a_parameter(tier, kind, rng):
+    verbs, baseline = kind.verbs(tier), kind.verbs("baseline")
+    for fold, cells in ((2, 3), (3, 5), (7, 1), (16, 8), (49, 2)):
+        sums, results_of = rng.standard_normal((2, cells, fold)).astype(kind.compute), []
+        for v in (verbs, baseline):
+            work, out = work_array(v, sums.size), results(3, cells)
+            work.view[...], out.view[:2] = sums.ravel(), 1.5
+            v.carry_cols(work.view, out.view, fold)
+            finish("carry_cols", [], out, work)
+            assert not work.view.any()
+            results_of.append(out.view[:2])
+        assert_same_bits(*results_of, f"{cells} x {fold}")
+        expected = 1.5 + sums.astype(WIDE).sum(axis=2)
+        assert_within(results_of[0], expected, fold * 2.0**-50, f"{cells} x {fold}")
+
+
 def scalars_of(sums, weight, slices, per, n, centre):
     """c1, c2 of each slice and the moved sums of its rows, in double as the kernel has them."""
     g, gx, x = (np.nan_to_num(s.reshape(slices, per)) for s in sums)

@@ -53,6 +53,8 @@ CASES = {
     "columns of many samples": ((14, 180, 96), 1, (2,)),
     "groups, channels last": ((7, 280, 8, 16), (1, 3), (2, 3)),
     "groups, channels second": ((7, 4, 9, 33, 31), (2, 3, 4), (1, 2)),
+    "groups of few pixels": ((400, 8, 5, 4, 3), (2, 3, 4), (1, 2)),
+    "groups of few pixels, channels last": ((400, 12, 8, 5), (1, 3), (2, 3)),
 }
 
 
