@@ -5,8 +5,6 @@
 
 /* ---- many rows -------------------------------------------------------------------------------------------------- */
 
-enum { MOST_SUMMED = 128 }; /* rows whose column sums are added up before they are carried */
-
 static void scalars_of_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, ptrdiff_t part,
                              fn_unit_sums *u) {
     const fn_job *job = b->job;
@@ -107,7 +105,7 @@ void fn_many_rows_chunk(fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_
         }
         whole_rows(b, &k, part, u, w);
         summed += k.rows;
-        if (!job->column_sums || (summed + k.rows <= MOST_SUMMED && i + 1 < last)) continue;
+        if (!job->column_sums || (summed + k.rows <= FN_MOST_SUMMED && i + 1 < last)) continue;
         carry_columns(b, since, i, part, u, w);
         summed = 0;
         since = i + 1;

@@ -9,7 +9,7 @@
 #include "parallel.h"
 
 enum {
-    STACK_BYTES = 8192,
+    STACK_BYTES = 7168,    /* with what the verbs take, it fits a thread's smallest stack */
     LOCAL_BYTES = 4 << 20, /* a unit larger than this is not in cache any more when its statistics are known */
 };
 

@@ -219,6 +219,18 @@ def test_an_infinite_gradient_outlasts_sums_that_overflow(overflow, rng):
     assert fastnorm.layer_norm_backward(dy, x, stats, weight).dbias[0] == np.inf
 
 
+def test_gradients_of_few_long_rows_that_overflow_on_the_way(rng):
+    x, weight = rng.standard_normal((6, 20_001), np.float32), np.full(20_001, 1e-9, np.float32)
+    dy = rng.standard_normal(x.shape, np.float32)
+    dy[:, 5000] = [3e38, 3e38, 1, -3e38, -3e38, 1]
+    dy[2, 9000], dy[3, 9001] = np.inf, np.nan
+    _, stats = fastnorm.layer_norm(x, weight, return_stats=True)
+    dbias = fastnorm.layer_norm_backward(dy, x, stats, weight).dbias
+    assert abs(dbias[5000]) < 1e31
+    assert dbias[9000] == np.inf
+    assert np.flatnonzero(~np.isfinite(dbias)).tolist() == [9000, 9001]
+
+
 def test_an_infinite_gradient_without_a_mean(rng):
     dw, v = rng.standard_normal((2, 4, 64))
     dw[1, 3] = np.inf
