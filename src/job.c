@@ -15,7 +15,7 @@ enum {
     SUMMED_ROWS = 32,          /* the least of a chunk with column sums: then they are brought to a part's */
     WHOLE_ROWS_BYTES = 131072, /* the same where the verb tiles the rows itself */
     /* Bytes of a row that is still one of many: as long as two passes over it are from L2, or as a part's accumulators
-     * stay in cache, where more is gained: by column sums of rows enough to share. Of few
+     * stay in cache, where more is gained: by column sums of rows enough to share, by squares taken on the way. Of few
      * rows, which threads could hardly share: of one block. */
     LONGEST_ROW = 1 << 20,
     LONG_ROW = 131072,
@@ -125,7 +125,7 @@ fn_cut fn_cut_make(const fn_job *job) {
     fn_cut cut = {.strips = 1, .strip = n, .slots = 1, .splits = 1, .split = n, .block_runs = 1, .run_blocks = 1};
 
     const int few = plan->regions < FEW_ROWS;
-    const int long_ones = job->column_sums && plan->regions > SUMMED_ROWS;
+    const int long_ones = job->column_sums ? plan->regions > SUMMED_ROWS : job->undivided;
     const ptrdiff_t longest = few ? FN_BLOCK_BYTES : long_ones ? LONGEST_ROW : LONG_ROW;
     const ptrdiff_t per = job->per > 1 ? job->per : 1;
     cut.many_rows = per > 1 || (!plan->cols && plan->nreduced == 0 && n * compute <= longest);

@@ -192,7 +192,7 @@ def test_16_bit_sums_do_not_saturate(dtype, mean, axis, shape, rng):
 
 
 @pytest.mark.parametrize("change", ["a zero gradient", "zeros", "tiny", "huge", "nan", "inf"])
-@pytest.mark.parametrize("n", [256, 8193], ids=["short", "long"])
+@pytest.mark.parametrize("n", [256, 8193, 36_001], ids=["short", "long", "very long"])
 def test_a_slice_of_weight_norm_depends_on_no_other(change, n, dtype, rng):
     dw, v = values(rng, (40, n), dtype), values(rng, (40, n), dtype)
     g, small = np.ones(40, np.float64 if dtype == np.float64 else np.float32), 2.0**-13
