@@ -80,6 +80,7 @@ cdef extern from "norm.h":
         void (*combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
                              void *work) noexcept
         int (*carry_cols)(ptrdiff_t n, ptrdiff_t fold, void *work, fn_sums out) noexcept
+        int (*finish_cols)(ptrdiff_t n, const void *work, void *g, void *gx) noexcept
         ptrdiff_t (*normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrdiff_t n, const fn_norm *p) noexcept
         ptrdiff_t (*adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t slices, ptrdiff_t n,
                                   const fn_slices *p) noexcept
@@ -343,6 +344,17 @@ cdef class Verbs:
     def carry_cols(self, work, out, ptrdiff_t fold=1):
         cdef ptrdiff_t n = out[0].size * fold
         self.verbs.carry_cols(n, fold, values(work, 2 * n, self.verbs.compute_size), sums_of(out, n // fold))
+
+    def finish_cols(self, work, g=None, gx=None):
+        cdef ptrdiff_t n = work.size // 2
+        cdef size_t compute = self.verbs.compute_size
+        cdef void *of_g = NULL
+        cdef void *of_gx = NULL
+        if g is not None:
+            of_g = values(g, n, compute)
+        if gx is not None:
+            of_gx = values(gx, n, compute)
+        return self.verbs.finish_cols(n, values(work, 2 * n, compute), of_g, of_gx)
 
     def normalize_rows(self, cnp.ndarray x, cnp.ndarray y, ptrdiff_t per, double eps, double least, int centre,
                        bint scale, mean, rstd, weight=None, bias=None):

@@ -19,7 +19,7 @@
 enum {
     STACK_BYTES = 7168, /* with what the verbs take, it fits a thread's smallest stack */
     LOCAL_BYTES = 2 << 20,
-    LOCAL_UNITS = 16, /* enough for the threads to share units whole */
+    LOCAL_UNITS = 33, /* enough for the threads to share units whole, and to be worth a part's accumulators */
     MAX_PARTS = 64,
     FEW_PARTS = 8,         /* so many there may be, for the threads, even if adding them up costs something: */
     SHARE_PARTS = 64,      /* this share of the arrays is what the parts' accumulators should take, */
@@ -80,7 +80,7 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
         w.mask_tile = fn_take(space, fn_tile_bytes(job, cut, FN_MASK));
         if (b->workers) b->workers[i] = w;
     }
-    if (b->direct) return;
+    if (b->direct || b->by_pieces) return;
     if (job->dweight) b->dweight = fn_take(space, (size_t)(fn_accumulators(b) * job->ndweight) * sizeof(double));
     if (job->dbias) b->dbias = fn_take(space, (size_t)(fn_accumulators(b) * job->ndbias) * sizeof(double));
 }
@@ -173,6 +173,12 @@ static void combine_part(void *context, ptrdiff_t part, int worker) {
     fn_drain(b->job);
 }
 
+static void piece_task(void *context, ptrdiff_t piece, int worker) {
+    fn_backward_job *b = context;
+    fn_piece_of_rows(b, piece, &b->workers[worker]);
+    fn_drain(b->job);
+}
+
 static void run(fn_backward_job *b, int workers) {
     const fn_cut *cut = &b->cut;
     const ptrdiff_t items = cut->units * cut->chunks;
@@ -184,7 +190,9 @@ static void run(fn_backward_job *b, int workers) {
         fn_parallel(1, cut->units, load_task, b);
         if (b->needs_sums) fn_parallel(workers, items, sums_task, b);
         fn_parallel(cut->units > 1 ? workers : 1, b->parts, settle_part, b);
-        if (b->from_elements)
+        if (b->by_pieces)
+            fn_parallel(workers, cut->splits, piece_task, b);
+        else if (b->from_elements)
             fn_parallel(workers, b->parts, combine_part, b);
         else
             fn_parallel(workers, items, combine_task, b);
@@ -209,13 +217,20 @@ static int can_be_whole(fn_job *job) {
     return fn_rows_of_slice(job) && !(job->fresh && plan->nreduced);
 }
 
-/* whether it has the same one along every row, element by element (an array of results: in steps of 1); merged rows do by
- * blocks */
+/* whether all rows have the same one along them, element by element; merged rows do by blocks */
 static int shared_by_rows(const fn_plan *plan, int operand) {
     if (plan->fold.len > 1) return 1;
     for (int i = 0; i < plan->nkept; i++)
         if (plan->kept[i].stride[operand]) return 0;
+    for (int i = 0; i < plan->nreduced; i++)
+        if (plan->reduced[i].stride[operand]) return 0;
     return plan->inner.stride[operand] != 0;
+}
+
+int fn_shares_gradients(const fn_job *job) {
+    const fn_plan *plan = &job->plan;
+    if (job->dweight && !(shared_by_rows(plan, FN_DWEIGHT) && plan->inner.stride[FN_DWEIGHT] == 1)) return 0;
+    return !job->dbias || (shared_by_rows(plan, FN_DBIAS) && plan->inner.stride[FN_DBIAS] == 1);
 }
 
 /* many rows that share the parameters of their columns: sums of columns on the way to dx */
@@ -223,9 +238,7 @@ static int with_column_sums(const fn_job *job) {
     const fn_plan *plan = &job->plan;
     if (!(job->dweight || job->dbias) || plan->n == 1 || plan->regions == 1 || plan->nreduced || job->undivided)
         return 0;
-    if (job->dweight && !(shared_by_rows(plan, FN_DWEIGHT) && plan->inner.stride[FN_DWEIGHT] == 1)) return 0;
-    if (job->dbias && !(shared_by_rows(plan, FN_DBIAS) && plan->inner.stride[FN_DBIAS] == 1)) return 0;
-    return !job->data[FN_WEIGHT] || shared_by_rows(plan, FN_WEIGHT);
+    return fn_shares_gradients(job) && (!job->data[FN_WEIGHT] || shared_by_rows(plan, FN_WEIGHT));
 }
 
 /* whether no two slices have one of its elements in common: then no two parts have */
@@ -264,7 +277,8 @@ static int decide(fn_backward_job *b) {
     ptrdiff_t items = cut->many_rows ? cut->chunks : cut->units;
     if (b->from_elements && !b->local) items *= cut->chunks;
     b->parts = items;
-    if (params) {
+    b->by_pieces = !b->local && fn_goes_by_pieces(b);
+    if (params && !b->by_pieces) {
         const ptrdiff_t part_bytes = (job->ndweight + job->ndbias) * (ptrdiff_t)sizeof(double);
         const ptrdiff_t most = (2 * bytes > PARTS_BYTES ? 2 * bytes : PARTS_BYTES) / part_bytes;
         const ptrdiff_t cheap = bytes / SHARE_PARTS / part_bytes;

@@ -31,12 +31,18 @@ typedef struct {
     int from_sums, from_elements, row_cells;
     ptrdiff_t parts;         /* that accumulate parameter gradients; without them, one to an item */
     int direct;              /* every element has parameters of its own: their gradients are no sums */
+    int by_pieces;           /* of rows: nothing is added up but by the worker that takes a piece of all rows */
     int apart;               /* no two slices share a parameter, so no two parts do: one accumulator serves them all */
     double *dweight, *dbias; /* fn_accumulators() times their size */
     int beyond;              /* statistics on the way came out beyond the fast path: all over again, with given ones */
     fn_unit_sums *units;
     fn_worker_space *workers;
 } fn_backward_job;
+
+enum { FN_MOST_SUMMED = 128 }; /* rows whose column sums are added up in A before they are carried */
+
+/* whether all rows share the parameters along them, whose gradients (arrays of results) stand in steps of 1 */
+int fn_shares_gradients(const fn_job *job);
 
 static inline ptrdiff_t fn_accumulators(const fn_backward_job *b) { return b->apart ? 1 : b->parts; }
 
@@ -95,6 +101,13 @@ void fn_add_rows(const fn_backward_job *b, ptrdiff_t part, const ptrdiff_t offse
 
 void fn_interleaved_unit(const fn_backward_job *b, ptrdiff_t unit, ptrdiff_t part, fn_unit_sums *u,
                          const fn_worker_space *w);
+
+/* ---- long rows that share parameters (backward_pieces.c) ------------------------------------------------------------ */
+
+/* whether gradients from elements are taken so, if the units are not local */
+int fn_goes_by_pieces(const fn_backward_job *b);
+/* with the sums settled: dx and the parameters' gradients of one piece of every row */
+void fn_piece_of_rows(const fn_backward_job *b, ptrdiff_t piece, const fn_worker_space *w);
 
 /* ---- units (backward_unit.c) ------------------------------------------------------------------------------------- */
 

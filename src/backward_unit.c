@@ -5,8 +5,6 @@
 
 /* ---- many rows -------------------------------------------------------------------------------------------------- */
 
-enum { MOST_SUMMED = 128 }; /* rows whose column sums are added up before they are carried */
-
 static void scalars_of_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, ptrdiff_t part,
                              fn_unit_sums *u) {
     const fn_job *job = b->job;
@@ -115,7 +113,7 @@ void fn_many_rows_chunk(fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_
         summed += k.rows;
         const int ends =
             i + 1 == last || (fn_is_merged(job) && (i + 1) % cut->row_blocks == 0); /* what shares parameters */
-        if (!job->column_sums || (summed + k.rows <= MOST_SUMMED && !ends)) continue;
+        if (!job->column_sums || (summed + k.rows <= FN_MOST_SUMMED && !ends)) continue;
         carry_columns(b, since, i, part, u, w);
         summed = 0;
         since = i + 1;

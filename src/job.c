@@ -18,9 +18,10 @@ enum {
     ROW_BYTES = 192,   /* what to begin and end one of many rows costs, in bytes that could be moved meanwhile */
     SUMMED_ROWS = 32,  /* the least of a chunk with column sums: then they are brought to a part's */
     WHOLE_ROWS_BYTES = 131072, /* the same where the verb tiles the rows itself */
-    /* Bytes of a row that is still one of many: in column sums, as long as a part's stay in cache; else as long as two passes
-     * over it are from L2. Fewer rows than that threads could hardly share: those are shorter, or of one block. */
-    COLUMN_SUMS_ROW = 1 << 20,
+    /* Bytes of a row that is still one of many: as long as two passes over it are from L2, or as a part's accumulators
+     * stay in cache, where more is gained: by column sums of rows enough to share, by squares taken on the way. Of few
+     * rows, which threads could hardly share: of one block. */
+    LONGEST_ROW = 1 << 20,
     LONG_ROW = 131072,
     FEW_ROWS = 8,
     /* units abreast: their rows span RUN_BYTES at most; two of them and more stay in L2 between their passes, or where a unit
@@ -145,7 +146,8 @@ fn_cut fn_cut_make(const fn_job *job) {
     fn_cut cut = {.strips = 1, .strip = n, .slots = 1, .splits = 1, .split = n, .block_runs = 1, .run_blocks = 1};
 
     const int few = plan->regions < FEW_ROWS;
-    const ptrdiff_t longest = job->column_sums ? (few ? LONG_ROW : COLUMN_SUMS_ROW) : (few ? FN_BLOCK_BYTES : LONG_ROW);
+    const int long_ones = job->column_sums ? plan->regions > SUMMED_ROWS : job->undivided;
+    const ptrdiff_t longest = few ? FN_BLOCK_BYTES : long_ones ? LONGEST_ROW : LONG_ROW;
     const ptrdiff_t per = job->per > 1 ? job->per : 1;
     cut.many_rows = per > 1 || fn_is_merged(job) || (!plan->cols && plan->nreduced == 0 && n * compute <= longest);
     if (cut.many_rows) {

@@ -178,6 +178,10 @@ typedef struct fn_verbs {
     int (*carry_cols)(ptrdiff_t n, ptrdiff_t fold, void *work, fn_sums out);
     void (*resum_cols)(fn_tile dy, fn_tile x, ptrdiff_t slices, ptrdiff_t n, const fn_slices *p, fn_sums out);
 
+    /* Such sums as results in A, where there are no others to carry them to; NULL: not wanted. Returns 1, and does
+     * nothing, if some are not finite. */
+    int (*finish_cols)(ptrdiff_t n, const void *work, void *g, void *gx);
+
     /* dx of such slices: dots_rows, their scalars, and combine or combine_cols of tile after tile. Returns how many are
      * done: fewer where statistics that are taken here are beyond the fast path. */
     ptrdiff_t (*adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t slices, ptrdiff_t n, const fn_slices *p);

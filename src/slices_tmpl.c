@@ -315,6 +315,16 @@ static int FN(carry_cols)(ptrdiff_t n, ptrdiff_t fold, void *work, fn_sums out) 
     return !all;
 }
 
+static int FN(finish_cols)(ptrdiff_t n, const void *work, void *g, void *gx) {
+    const A *sums = work;
+    int all = 1;
+    for (ptrdiff_t j = 0; j < 2 * n; j++) all &= FN(is_finite)(sums[j]);
+    if (!all) return 1;
+    if (g) memcpy(g, sums, (size_t)n * sizeof(A));
+    if (gx) memcpy(gx, sums + n, (size_t)n * sizeof(A));
+    return 0;
+}
+
 /* whether some sum that is not finite may still change `into`, which is not NaN there */
 static int FN(any_left)(ptrdiff_t n, ptrdiff_t fold, const A *sums, const double *into) {
     int any = 0;

@@ -37,6 +37,7 @@ static const fn_verbs verbs = {
     .combine_cols = FN(combine_cols),
     .carry_cols = FN(carry_cols),
     .resum_cols = FN(resum_cols),
+    .finish_cols = FN(finish_cols),
     .adjoint_rows = FN(adjoint_rows),
     .finalize = FN(finalize),
     .drain = stream_end,

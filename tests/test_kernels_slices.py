@@ -147,6 +147,15 @@ def test_combine_cols(tier, kind, rng):
         bound = (rows + 1) * kind.unit * (np.abs(terms).sum(axis=1) + np.abs(before))
         assert_within(work.view.reshape(2, n), before + terms.sum(axis=1), bound, f"sums of {rows} x {n}")
 
+        finished = [Memory((n,), kind.compute) for _ in range(2)]
+        assert verbs.finish_cols(work.view, *views(finished)) == 0
+        finish("finish_cols", [], *finished)
+        for i, of in enumerate(finished):
+            assert_same_bits(of.view, work.view.reshape(2, n)[i], "finished")
+        not_finite = work.view.copy()
+        not_finite[rng.integers(2 * n)] = rng.choice([np.nan, np.inf, -np.inf])
+        assert verbs.finish_cols(not_finite) == 1
+
         out, sums = results(3, n), work.view.reshape(2, n).astype(np.float64)
         out.view[:2] = 1.5
         verbs.carry_cols(work.view, out.view)

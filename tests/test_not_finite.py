@@ -192,7 +192,7 @@ def test_16_bit_sums_do_not_saturate(dtype, mean, axis, shape, rng):
 
 
 @pytest.mark.parametrize("change", ["a zero gradient", "zeros", "tiny", "huge", "nan", "inf"])
-@pytest.mark.parametrize("n", [256, 8193], ids=["short", "long"])
+@pytest.mark.parametrize("n", [256, 8193, 36_001], ids=["short", "long", "very long"])
 def test_a_slice_of_weight_norm_depends_on_no_other(change, n, dtype, rng):
     dw, v = values(rng, (40, n), dtype), values(rng, (40, n), dtype)
     g, small = np.ones(40, np.float64 if dtype == np.float64 else np.float32), 2.0**-13
@@ -217,6 +217,18 @@ def test_an_infinite_gradient_outlasts_sums_that_overflow(overflow, rng):
     dy[overflow : overflow + 10, 0] = -3e38
     _, stats = fastnorm.layer_norm(x, weight, return_stats=True)
     assert fastnorm.layer_norm_backward(dy, x, stats, weight).dbias[0] == np.inf
+
+
+def test_gradients_of_few_long_rows_that_overflow_on_the_way(rng):
+    x, weight = rng.standard_normal((6, 20_001), np.float32), np.full(20_001, 1e-9, np.float32)
+    dy = rng.standard_normal(x.shape, np.float32)
+    dy[:, 5000] = [3e38, 3e38, 1, -3e38, -3e38, 1]
+    dy[2, 9000], dy[3, 9001] = np.inf, np.nan
+    _, stats = fastnorm.layer_norm(x, weight, return_stats=True)
+    dbias = fastnorm.layer_norm_backward(dy, x, stats, weight).dbias
+    assert abs(dbias[5000]) < 1e31
+    assert dbias[9000] == np.inf
+    assert np.flatnonzero(~np.isfinite(dbias)).tolist() == [9000, 9001]
 
 
 def test_an_infinite_gradient_without_a_mean(rng):

@@ -33,6 +33,8 @@ CASES = {
     "channels of long rows": ((3, 9, 9001), (0, 2), (1,)),
     "two long rows": ((2, 120_001), 1, (1,)),
     "long rows, parameters of each row": ((3, 80_003), 1, (0,)),
+    "long rows of some slices": ((11, 40_001), 1, (1,)),
+    "many long rows of few slices": ((2, 65, 4203), (1, 2), (2,)),
     "one long row": ((240_007,), 0, (0,)),
     "channels of several rows": ((7, 33, 1100), (0, 2), (1,)),
     "channels of many rows": ((70, 9, 400), (0, 2), (1,)),
