@@ -57,9 +57,9 @@ OUTLINE ptrdiff_t FN(apply_short)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_
     const ptrdiff_t V = (n + VL - 1) / VL;
     if (V > FN(MOST_VECTORS) || bias_along > weight_along) return 0;
 #define APPLY_FEW(V)                                                                                                   \
-    weight_along &&bias_along ? FN(apply_few)(x, y, rows, n, V, p, 1, 1)                                               \
-    : weight_along            ? FN(apply_few)(x, y, rows, n, V, p, 1, 0)                                               \
-                              : FN(apply_few)(x, y, rows, n, V, p, 0, 0)
+    (weight_along && bias_along) ? FN(apply_few)(x, y, rows, n, V, p, 1, 1)                                            \
+    : weight_along               ? FN(apply_few)(x, y, rows, n, V, p, 1, 0)                                            \
+                                 : FN(apply_few)(x, y, rows, n, V, p, 0, 0)
     BY_FEW_VECTORS(APPLY_FEW);
 #undef APPLY_FEW
     return rows;
@@ -71,10 +71,12 @@ INLINE void FN(combine_few)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, p
     const char *gs = dy.base, *xs = x.base;
     char *ds = (char *)dx.base;
     const ptrdiff_t dy_step = dy.step, x_step = x.step, dx_step = dx.step;
-    const fn_adjoint of = *p;
+    const fn_adjoint of = *p; /* as the compiler must assume that dx holds it */
     vec w[FN(MOST_VECTORS)];
-    UNROLL for (int u = 0; u < V; u++) w[u] =
-        weight_along ? FN(fetch_a)(of.weight.a, u * VL, u + 1 < V ? VL : n - u * VL) : (vec){0};
+    UNROLL for (int u = 0; u < V; u++) {
+        const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
+        w[u] = weight_along ? FN(fetch_a)(of.weight.a, at, k) : (vec){0};
+    }
     for (ptrdiff_t r = 0; r < rows; r++, gs += dy_step, xs += x_step, ds += dx_step) {
         const vec mean = FN(param_splat)(of.mean, r, 0), rstd = FN(param_splat)(of.rstd, r, 1);
         const vec c1 = FN(param_splat)(of.c1, r, (A)-0.0), c2 = FN(param_splat)(of.c2, r, 0);
@@ -94,9 +96,9 @@ OUTLINE ptrdiff_t FN(combine_short)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t
     const int centred = p->mean.a || p->c1.a, weight_along = p->weight.a && p->weight.along;
     if (V > FN(MOST_VECTORS) || (weight_along && p->weight.step)) return 0;
 #define COMBINE_FEW(V)                                                                                                 \
-    centred &&weight_along ? FN(combine_few)(dy, x, dx, rows, n, V, p, 1, 1)                                           \
-    : centred              ? FN(combine_few)(dy, x, dx, rows, n, V, p, 1, 0)                                           \
-                           : FN(combine_few)(dy, x, dx, rows, n, V, p, 0, weight_along)
+    (centred && weight_along) ? FN(combine_few)(dy, x, dx, rows, n, V, p, 1, 1)                                        \
+    : centred                 ? FN(combine_few)(dy, x, dx, rows, n, V, p, 1, 0)                                        \
+                              : FN(combine_few)(dy, x, dx, rows, n, V, p, 0, weight_along)
     BY_FEW_VECTORS(COMBINE_FEW);
 #undef COMBINE_FEW
     return rows;
