@@ -214,7 +214,8 @@ static ptrdiff_t FN(adjoint_each)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
     ptrdiff_t r = first;
     for (ptrdiff_t k, safe; r < slices; r += safe) {
         k = slices - r < most ? slices - r : most;
-        const ptrdiff_t turned = FN(turned_products)(fn_tile_from(dy, r), fn_tile_from(x, r), k, n, squares, products);
+        const fn_tile of_dy = fn_tile_from(dy, r), of_x = fn_tile_from(x, r), of_dx = fn_tile_from(dx, r);
+        const ptrdiff_t turned = n <= FN(MOST_COLUMNS) ? FN(turned_products)(of_dy, of_x, k, n, squares, products) : 0;
         for (ptrdiff_t i = turned; i < k; i++)
             FN(products)(dy.base + (r + i) * dy.step, x.base + (r + i) * x.step, n, squares + i, products + i);
         safe = FN(divide_products)(k, n, squares, products, fresh, gx);
@@ -226,11 +227,10 @@ static ptrdiff_t FN(adjoint_each)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
             c2[i] = (A)((weight.a ? (double)*FN(param_row)(weight, i) : 1) * gx[i] * share);
         }
         const fn_adjoint q = {.rstd = {rstd, 1, 0}, .c2 = {c2, 1, 0}, .weight = weight};
-        const ptrdiff_t few =
-            past ? 0 : FN(combine_short)(fn_tile_from(dy, r), fn_tile_from(x, r), fn_tile_from(dx, r), safe, n, &q);
+        const int is_short = !past && n <= FN(MOST_VECTORS) * VL;
+        const ptrdiff_t few = is_short ? FN(combine_short)(of_dy, of_x, of_dx, safe, n, &q) : 0;
         for (ptrdiff_t i = few; i < safe; i++)
-            FN(combine_rows)(fn_tile_from(dy, r), fn_tile_from(x, r), none, fn_tile_from(dx, r), i, 1, n, &q, past, 1,
-                             0, 0, 1, 0);
+            FN(combine_rows)(of_dy, of_x, none, of_dx, i, 1, n, &q, past, 1, 0, 0, 1, 0);
         if (safe < k) return r + safe - first;
     }
     return r - first;
