@@ -219,7 +219,7 @@ static int can_be_whole(fn_job *job) {
 
 /* whether all rows have the same one along them, element by element; merged rows do by blocks */
 static int shared_by_rows(const fn_plan *plan, int operand) {
-    if (plan->fold.len > 1) return 1;
+    if (!plan->cols && plan->fold.len > 1) return 1;
     for (int i = 0; i < plan->nkept; i++)
         if (plan->kept[i].stride[operand]) return 0;
     for (int i = 0; i < plan->nreduced; i++)

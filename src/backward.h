@@ -1,5 +1,6 @@
 /* What the files of the backward share: backward.c decides and runs, backward_unit.c takes a unit's sums, scalars and
- * result, backward_settle.c the scalars between them, backward_block.c one block's. */
+ * result, backward_settle.c the scalars between them, backward_block.c one block's;
+ * backward_pieces.c takes few long rows. */
 #ifndef FN_BACKWARD_H
 #define FN_BACKWARD_H
 
@@ -31,7 +32,7 @@ typedef struct {
     int from_sums, from_elements, row_cells;
     ptrdiff_t parts;         /* that accumulate parameter gradients; without them, one to an item */
     int direct;              /* every element has parameters of its own: their gradients are no sums */
-    int by_pieces;           /* of rows: nothing is added up but by the worker that takes a piece of all rows */
+    int by_pieces;           /* a task is one piece of all rows, with all of its columns' sums (backward_pieces.c) */
     int apart;               /* no two slices share a parameter, so no two parts do: one accumulator serves them all */
     double *dweight, *dbias; /* fn_accumulators() times their size */
     int beyond;              /* statistics on the way came out beyond the fast path: all over again, with given ones */

@@ -105,7 +105,7 @@ static double sum_of(const double *a, ptrdiff_t n) {
     return (a0 + a2) + (a1 + a3);
 }
 
-/* the same of n columns' g and gx with their weights */
+/* sums of n columns' g and gx with their weights, in two parts */
 #define WEIGH(A)                                                                                                       \
     do {                                                                                                               \
         const A *weight = (const A *)weights;                                                                          \
@@ -161,7 +161,7 @@ static void settle_folded_cols(const fn_backward_job *b, const fn_unit *unit, pt
     if (b->from_sums && !by_slice) add_columns(b, unit, part, u->chunk);
 }
 
-/* those that are given, or not all of whose elements count */
+/* The scalars of columns; beside the plain and the folded ones those that are given, or not all of whose elements count. */
 static void settle_cols(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u) {
     const fn_job *job = b->job;
     const fn_plan *plan = &job->plan;

@@ -1,5 +1,5 @@
-/* Results of rows of few vectors: what varies along the row stays in registers, and to begin a row is much of it. They do not go
- * past the caches. The same bits as in tile_tmpl.c. Written once in T; norm.c includes this file once per dtype. */
+/* Results of rows of few vectors: what varies along the row stays in registers, as to begin a row is much of it. They do
+ * not go past the caches. The same bits as in tile_tmpl.c. Written once in T; norm.c includes this file once per dtype. */
 
 enum { FN(MOST_VECTORS) = 8 }; /* of a row beside which those of its parameters fit the registers */
 
@@ -25,8 +25,7 @@ enum { FN(MOST_VECTORS) = 8 }; /* of a row beside which those of its parameters 
         }                                                                                                              \
     } while (0)
 
-/* Rows of few vectors, V of them: what varies along the row stays in registers. `V`, `weight_along` and `bias_along` are
- * constants. */
+/* apply of rows of V vectors. `V`, `weight_along` and `bias_along` are constants. */
 INLINE void FN(apply_few)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, int V, const fn_affine *p,
                           int weight_along, int bias_along) {
     const char *row = x.base;
@@ -65,7 +64,7 @@ OUTLINE ptrdiff_t FN(apply_short)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_
     return rows;
 }
 
-/* combine of rows of few vectors without a mask: as apply_few. `V`, `centred` and `weight_along` are constants. */
+/* combine of such rows, without a mask. `V`, `centred` and `weight_along` are constants. */
 INLINE void FN(combine_few)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, int V, const fn_adjoint *p,
                             int centred, int weight_along) {
     const char *gs = dy.base, *xs = x.base;
@@ -104,8 +103,7 @@ OUTLINE ptrdiff_t FN(combine_short)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t
     return rows;
 }
 
-/* Rows of few vectors, V of them, two at a time: what varies along the row stays in registers, sums as well. `V` and `centred`
- * are constants. */
+/* combine_cols of such rows, two at a time; the sums stay in registers as well. `V` and `centred` are constants. */
 INLINE void FN(combine_cols_few)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, int V,
                                  const fn_adjoint *p, int centred, A *sg, A *sgx) {
     const fn_adjoint of = *p; /* as the compiler must assume that dx holds it */

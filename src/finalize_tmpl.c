@@ -1,5 +1,5 @@
-/* The verb finalize: from the moments of slices to the scalars of their results. Written once in T; norm.c includes this file once per
- * dtype. */
+/* The verb finalize: from the moments of slices to the scalars of their results. Written once in T; norm.c includes this
+ * file once per dtype. */
 
 #define TINY (sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100) /* a mean below has no room for comp */
 #define SLIGHT (sizeof(A) == sizeof(double) ? 0x1p-55 : 0x1p-26) /* deviations: half an ulp of a quarter */

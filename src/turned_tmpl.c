@@ -101,7 +101,7 @@ INLINE void FN(products_turned)(const char *dy, ptrdiff_t dy_step, const char *x
         store_f64(products + i, PART(c, i));
     }
 }
-/* the same of up to `rows` such rows; returns how many are done */
+/* the same of up to `rows` rows of MOST_COLUMNS elements at most; returns how many are done */
 OUTLINE ptrdiff_t FN(turned_products)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff_t n, double *squares,
                                       double *products) {
     ptrdiff_t r = 0;

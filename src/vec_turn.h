@@ -1,4 +1,4 @@
-/* Squares of vectors turned: lane j of v[i] becomes lane i of v[j]. First within their parts of 16 bytes, then those parts. */
+/* Squares of vectors turned: lane j of v[i] becomes lane i of v[j]. First within parts of 16 bytes, then those parts. */
 #ifndef FN_VEC_TURN_H
 #define FN_VEC_TURN_H
 

@@ -132,8 +132,9 @@ def caught_by(name, tree, target):
 def build(tree, target):
     shutil.rmtree(target, ignore_errors=True)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    options = ["-Csetup-args=-Doptimization=1", f"-Cbuild-dir={tree}/build/mutants", "--target", str(target)]
-    subprocess.run([*command, *options, str(tree)], check=True)
+    settings = ["setup-args=-Doptimization=1", f"build-dir={tree}/build/mutants"]
+    options = [f"--config-settings={setting}" for setting in settings]  # -C is not known to pip before 23.1
+    subprocess.run([*command, *options, "--target", str(target), str(tree)], check=True)
 
 
 def failing(test, target):

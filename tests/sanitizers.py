@@ -43,7 +43,7 @@ def address(folder):
         command.append("--no-build-isolation")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     subprocess.run(
-        [*command, *(f"-Csetup-args=-D{option}" for option in options), ROOT],
+        [*command, *(f"--config-settings=setup-args=-D{option}" for option in options), ROOT],
         check=True,
         env=os.environ | {"PATH": path},
     )
