@@ -231,6 +231,16 @@ def test_gradients_of_few_long_rows_that_overflow_on_the_way(rng):
     assert np.flatnonzero(~np.isfinite(dbias)).tolist() == [9000, 9001]
 
 
+def test_gradients_of_few_slices_of_long_rows_that_overflow_on_the_way(rng):
+    x, weight = rng.standard_normal((2, 90, 5001), np.float32), np.full(5001, 1e-9, np.float32)
+    dy = rng.standard_normal(x.shape, np.float32)
+    dy[1, :6, 4000] = [3e38, 3e38, 0, -2e38, -2e38, 0]
+    _, stats = fastnorm.normalize(x, (1, 2), weight, weight, return_stats=True)
+    dbias = fastnorm.normalize_backward(dy, x, stats, (1, 2), weight, weight).dbias
+    expected = dy.astype(np.float64).sum((0, 1))
+    np.testing.assert_allclose(dbias, expected, rtol=1e-4, atol=1e-3)
+
+
 def test_an_infinite_gradient_without_a_mean(rng):
     dw, v = rng.standard_normal((2, 4, 64))
     dw[1, 3] = np.inf
