@@ -3,26 +3,13 @@
 
 enum { FN(MOST_VECTORS) = 8 }; /* of a row beside which those of its parameters fit the registers */
 
-/* call(V), V a constant */
-#define BY_FEW_VECTORS(call)                                                                                           \
+INLINE int FN(is_few)(ptrdiff_t n) { return n <= FN(MOST_VECTORS) * VL; }
+
+/* call(V), V a constant, for rows of n elements */
+#define BY_FEW_VECTORS(n, call)                                                                                        \
     do {                                                                                                               \
-        if (V == 1) {                                                                                                  \
-            call(1);                                                                                                   \
-        } else if (V == 2) {                                                                                           \
-            call(2);                                                                                                   \
-        } else if (V == 3) {                                                                                           \
-            call(3);                                                                                                   \
-        } else if (V == 4) {                                                                                           \
-            call(4);                                                                                                   \
-        } else if (V == 5) {                                                                                           \
-            call(5);                                                                                                   \
-        } else if (V == 6) {                                                                                           \
-            call(6);                                                                                                   \
-        } else if (V == 7) {                                                                                           \
-            call(7);                                                                                                   \
-        } else {                                                                                                       \
-            call(8);                                                                                                   \
-        }                                                                                                              \
+        const ptrdiff_t V = ((n) + VL - 1) / VL;                                                                       \
+        ONE_OF_FOUR(V, 1, call, ONE_OF_FOUR(V, 5, call, (void)0));                                                     \
     } while (0)
 
 /* apply of rows of V vectors. `V`, `weight_along` and `bias_along` are constants. */
@@ -50,16 +37,15 @@ INLINE void FN(apply_few)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, int
         }
     }
 }
-/* the same where they are such rows; returns how many are done */
+/* the same of few vectors; returns how many rows are done: all, or none of parameters that it does not know */
 OUTLINE ptrdiff_t FN(apply_short)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p,
                                   int weight_along, int bias_along) {
-    const ptrdiff_t V = (n + VL - 1) / VL;
-    if (V > FN(MOST_VECTORS) || bias_along > weight_along) return 0;
+    if (bias_along > weight_along) return 0;
 #define APPLY_FEW(V)                                                                                                   \
     (weight_along && bias_along) ? FN(apply_few)(x, y, rows, n, V, p, 1, 1)                                            \
     : weight_along               ? FN(apply_few)(x, y, rows, n, V, p, 1, 0)                                            \
                                  : FN(apply_few)(x, y, rows, n, V, p, 0, 0)
-    BY_FEW_VECTORS(APPLY_FEW);
+    BY_FEW_VECTORS(n, APPLY_FEW);
 #undef APPLY_FEW
     return rows;
 }
@@ -88,17 +74,16 @@ INLINE void FN(combine_few)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, p
         }
     }
 }
-/* the same where they are such rows, of statistics by row and with x; returns how many are done */
+/* the same, of statistics by row and with x; returns how many are done */
 OUTLINE ptrdiff_t FN(combine_short)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n,
                                     const fn_adjoint *p) {
-    const ptrdiff_t V = (n + VL - 1) / VL;
     const int centred = p->mean.a || p->c1.a, weight_along = p->weight.a && p->weight.along;
-    if (V > FN(MOST_VECTORS) || (weight_along && p->weight.step)) return 0;
+    if (weight_along && p->weight.step) return 0;
 #define COMBINE_FEW(V)                                                                                                 \
     (centred && weight_along) ? FN(combine_few)(dy, x, dx, rows, n, V, p, 1, 1)                                        \
     : centred                 ? FN(combine_few)(dy, x, dx, rows, n, V, p, 1, 0)                                        \
                               : FN(combine_few)(dy, x, dx, rows, n, V, p, 0, weight_along)
-    BY_FEW_VECTORS(COMBINE_FEW);
+    BY_FEW_VECTORS(n, COMBINE_FEW);
 #undef COMBINE_FEW
     return rows;
 }
@@ -145,15 +130,14 @@ INLINE void FN(combine_cols_few)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t ro
         FN(put_a)(sgx, at, k, all_gx[u]);
     }
 }
-/* the same where they are such rows, whose weight, if there is one, varies along them alone; returns how many are done */
+/* the same where the weight, if there is one, varies along the rows alone; returns how many are done */
 OUTLINE ptrdiff_t FN(combine_cols_short)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n,
                                          const fn_adjoint *p, A *sg, A *sgx) {
-    const ptrdiff_t V = (n + VL - 1) / VL;
-    if (V > FN(MOST_VECTORS) || (p->weight.a && p->weight.step)) return 0;
+    if (p->weight.a && p->weight.step) return 0;
 #define COMBINE_FEW(V)                                                                                                 \
     p->mean.a || p->c1.a ? FN(combine_cols_few)(dy, x, dx, rows, n, V, p, 1, sg, sgx)                                  \
                          : FN(combine_cols_few)(dy, x, dx, rows, n, V, p, 0, sg, sgx)
-    BY_FEW_VECTORS(COMBINE_FEW);
+    BY_FEW_VECTORS(n, COMBINE_FEW);
 #undef COMBINE_FEW
     return rows;
 }

@@ -15,22 +15,6 @@ INLINE int FN(finalize_one)(double count, double mean, double comp, double m2, d
     *s = (A)r;
     return beyond;
 }
-/* the same of the first four */
-INLINE int FN(finalize_four)(fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
-    const vf64x4 one = {1, 1, 1, 1}, mean = four_at(in.mean), var = four_at(in.m2) / four_at(in.count);
-    const vf64x4 r = scale ? one / root_four(var + eps) : one, size = (vf64x4)((vi64x4)mean & INT64_MAX);
-    const vi64x4 fine = (var > least) & (var < DBL_MAX) & (r > 0x1p-100) & (r < 0x1p100) & (size <= DBL_MAX) &
-                        ((mean == 0) | (size >= TINY) | (var >= TINY));
-    const FOUR high = FROM_DOUBLE(mean);
-    const vf64x4 rest = (mean - IN_DOUBLE(high)) + four_at(in.comp);
-    const FOUR low = FROM_DOUBLE((vf64x4)((vi64x4)rest & ~(rest * rest < SLIGHT * SLIGHT * var))),
-               rstd = FROM_DOUBLE(r);
-    memcpy(hi, &high, sizeof high);
-    memcpy(lo, &low, sizeof low);
-    memcpy(s, &rstd, sizeof rstd);
-    return !(fine[0] & fine[1] & fine[2] & fine[3]);
-}
-
 /* the same of the first VL_f64 */
 INLINE int FN(finalize_some)(fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
     const vf64 one = splat_f64(1), mean = load_f64(in.mean), var = load_f64(in.m2) / load_f64(in.count);

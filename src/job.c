@@ -82,12 +82,12 @@ ptrdiff_t fn_rows_of_slice(const fn_job *job) {
 
 void fn_merge_rows(fn_job *job) {
     const fn_plan *plan = &job->plan;
-    if (plan->cols || plan->nreduced != 1 || plan->n == 1 || job->data[FN_MASK]) return;
+    if (plan->cols || plan->nreduced != 1 || plan->n == 1) return;
     const ptrdiff_t size = (ptrdiff_t)job->verbs->size, compute = (ptrdiff_t)job->verbs->compute_size;
     const fn_axis *rows = &plan->reduced[0];
     if (plan->n * compute > MERGED_ROW || plan->count * compute > FN_BLOCK_BYTES) return;
     for (int o = FN_X; o <= FN_DY; o++)
-        if (job->data[o] && (plan->inner.stride[o] != size || rows->stride[o] != plan->n * size)) return;
+        if (job->data[o] && rows->stride[o] != plan->n * size) return;
     if (fn_plan_params_vary(&plan->inner)) return;
     if ((job->dweight && rows->stride[FN_DWEIGHT] != 1) || (job->dbias && rows->stride[FN_DBIAS] != 1)) return;
     for (int i = 0; i < plan->nkept; i++)

@@ -82,6 +82,22 @@
         }                                                                                                              \
     } while (0)
 
+/* call(V) with a constant in its place, if V is one of the four from `first` on; else `otherwise` */
+#define ONE_OF_FOUR(V, first, call, otherwise)                                                                         \
+    do {                                                                                                               \
+        if ((V) == (first)) {                                                                                          \
+            call((first));                                                                                             \
+        } else if ((V) == (first) + 1) {                                                                               \
+            call(((first) + 1));                                                                                       \
+        } else if ((V) == (first) + 2) {                                                                               \
+            call(((first) + 2));                                                                                       \
+        } else if ((V) == (first) + 3) {                                                                               \
+            call(((first) + 3));                                                                                       \
+        } else {                                                                                                       \
+            otherwise;                                                                                                 \
+        }                                                                                                              \
+    } while (0)
+
 INLINE vec FN(fetch)(const char *row, ptrdiff_t at, ptrdiff_t k, A fill) {
     const char *p = row + at * (ptrdiff_t)sizeof(T);
     return k >= VL ? LOAD(p) : LOADN(p, k, fill);

@@ -72,7 +72,6 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define FOUR JOIN(four, KA)
 #define IFOUR JOIN(ifour, KA)
 #define IN_DOUBLE JOIN(in_double, KA)
-#define FROM_DOUBLE JOIN(from_double, KA)
 #define SPLAT JOIN(splat, KA)
 #define TURN JOIN(turn, KA)
 #define PART JOIN(part, KA)

@@ -2,6 +2,11 @@
  * more, in a wider type, W. Written once in T; norm.c includes this file once per dtype. */
 
 INLINE int FN(is_finite)(A v) { return v - v == 0; }
+INLINE int FN(all_finite)(ptrdiff_t n, const A *a) {
+    int all = 1;
+    for (ptrdiff_t i = 0; i < n; i++) all &= FN(is_finite)(a[i]);
+    return all;
+}
 
 INLINE A FN(param_value)(fn_param p, ptrdiff_t r, ptrdiff_t j, A neutral) {
     return p.a ? FN(param_row)(p, r)[p.along ? j : 0] : neutral;
@@ -43,8 +48,7 @@ static __attribute__((noinline, cold)) void FN(resum_rows)(fn_tile dy, fn_tile x
 /* into[j] += sums[j], of the tiles' rows * n elements, or what `resum` makes of those that are not finite */
 static void FN(add_cols)(fn_tile dy, fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n,
                          const fn_dots *p, const A *sums, double *into) {
-    int all = 1;
-    for (ptrdiff_t j = 0; j < n; j++) all &= FN(is_finite)(sums[j]);
+    const int all = FN(all_finite)(n, sums);
     for (ptrdiff_t j = 0; all && j < n; j++) into[j] += (double)sums[j];
     for (ptrdiff_t j = 0; !all && j < n; j++) {
         W sum = sums[j];

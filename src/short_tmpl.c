@@ -73,17 +73,7 @@ INLINE void FN(short_moments)(const char *const rows[4], ptrdiff_t n, int V, int
 #define BY_VECTORS(n, call)                                                                                            \
     do {                                                                                                               \
         const int V = (int)(((n) + VL - 1) / VL);                                                                      \
-        if (V == 1) {                                                                                                  \
-            call(1);                                                                                                   \
-        } else if (V == 2) {                                                                                           \
-            call(2);                                                                                                   \
-        } else if (V == 3) {                                                                                           \
-            call(3);                                                                                                   \
-        } else if (V == 4) {                                                                                           \
-            call(4);                                                                                                   \
-        } else {                                                                                                       \
-            call(V);                                                                                                   \
-        }                                                                                                              \
+        ONE_OF_FOUR(V, 1, call, call(V));                                                                              \
     } while (0)
 
 /* moments_rows where every cell is one short row, without a mask: of four at a time; returns how many those are */
@@ -94,7 +84,7 @@ static ptrdiff_t FN(short_cells)(const char *x, ptrdiff_t step, ptrdiff_t cells,
         const char *row = x + c * step, *rows[4] = {row, row + step, row + 2 * step, row + 3 * step};                  \
         FN(short_moments)(rows, n, V, centre, out.count + c, out.mean + c, out.comp + c, out.m2 + c);                  \
     }
-    const ptrdiff_t turned = FN(turned_cells)(x, step, cells, n, centre, out);
+    const ptrdiff_t turned = FN(is_turned)(n) ? FN(turned_cells)(x, step, cells, n, centre, out) : 0;
 #define SHORT_CENTRED(V) SHORT_CELLS(V, 1)
 #define SHORT_PLAIN(V) SHORT_CELLS(V, 0)
     if (centre)

@@ -38,24 +38,24 @@ INLINE ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrd
     const fn_tile none = {0};
     const int past = FN(way_past)(p->past, y, rows, n), is_long = n * (ptrdiff_t)sizeof(A) > FN_BLOCK_BYTES;
     const int by_four = FN(goes_by_four)(n, p->past);
+    enum { PLACES = VL_f64 > 4 ? VL_f64 : 4 }; /* of the scalars of four: a vector, or some */
+    double count[PLACES], mean[PLACES], comp[PLACES], m2[PLACES];
+    A high[PLACES], low[PLACES], rstd[PLACES];
+    for (int i = 4; i < PLACES; i++) { /* of no row: within the fast path wherever rows are */
+        count[i] = m2[i] = 1;
+        mean[i] = comp[i] = 0;
+    }
     for (ptrdiff_t r = 0, k; r < rows; r += k) {
         k = by_four && r + 4 <= rows ? 4 : 1;
-        double count[4], mean[4], comp[4], m2[4];
-        A high[4], low[4], rstd[4];
         const fn_moments m = {count, mean, comp, m2, NULL};
         const fn_tile from = fn_tile_from(x, r), to = fn_tile_from(y, r);
-        int beyond;
-        if (k == 4) {
+        if (k == 4)
             FN(middle_cells)(from.base, from.step, 4, n, centre, m);
-            beyond = FN(finalize_four)(m, p->eps, p->least, p->scale, high, low, rstd);
-        } else {
-            if (is_long)
-                FN(moments_rows)(from, none, 1, 0, 0, 1, n, centre, m);
-            else
-                FN(moments_cell)(from, none, 1, n, centre, 0, m);
-            beyond = FN(finalize_one)(*count, *mean, *comp, *m2, p->eps, p->least, p->scale, high, low, rstd);
-        }
-        if (beyond) return r;
+        else if (is_long)
+            FN(moments_rows)(from, none, 1, 0, 0, 1, n, centre, m);
+        else
+            FN(moments_cell)(from, none, 1, n, centre, 0, m);
+        if (FN(finalize)(k == 4 ? PLACES : 1, m, p->eps, p->least, p->scale, high, low, rstd)) return r;
         for (ptrdiff_t i = 0; p->mean && i < k; i++) ((A *)p->mean)[r + i] = (A)(mean[i] + comp[i]);
         for (ptrdiff_t i = 0; p->rstd && i < k; i++) ((A *)p->rstd)[r + i] = rstd[i];
         const fn_affine q = {.mean = {high, 1, 0},
@@ -215,7 +215,7 @@ static ptrdiff_t FN(adjoint_each)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
     for (ptrdiff_t k, safe; r < slices; r += safe) {
         k = slices - r < most ? slices - r : most;
         const fn_tile of_dy = fn_tile_from(dy, r), of_x = fn_tile_from(x, r), of_dx = fn_tile_from(dx, r);
-        const ptrdiff_t turned = n <= FN(MOST_COLUMNS) ? FN(turned_products)(of_dy, of_x, k, n, squares, products) : 0;
+        const ptrdiff_t turned = FN(is_turned)(n) ? FN(turned_products)(of_dy, of_x, k, n, squares, products) : 0;
         for (ptrdiff_t i = turned; i < k; i++)
             FN(products)(dy.base + (r + i) * dy.step, x.base + (r + i) * x.step, n, squares + i, products + i);
         safe = FN(divide_products)(k, n, squares, products, fresh, gx);
@@ -227,8 +227,7 @@ static ptrdiff_t FN(adjoint_each)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
             c2[i] = (A)((weight.a ? (double)*FN(param_row)(weight, i) : 1) * gx[i] * share);
         }
         const fn_adjoint q = {.rstd = {rstd, 1, 0}, .c2 = {c2, 1, 0}, .weight = weight};
-        const int is_short = !past && n <= FN(MOST_VECTORS) * VL;
-        const ptrdiff_t few = is_short ? FN(combine_short)(of_dy, of_x, of_dx, safe, n, &q) : 0;
+        const ptrdiff_t few = FN(is_few)(n) && !past ? FN(combine_short)(of_dy, of_x, of_dx, safe, n, &q) : 0;
         for (ptrdiff_t i = few; i < safe; i++)
             FN(combine_rows)(of_dy, of_x, none, of_dx, i, 1, n, &q, past, 1, 0, 0, 1, 0);
         if (safe < k) return r + safe - first;
@@ -302,8 +301,7 @@ INLINE void FN(carry)(ptrdiff_t n, ptrdiff_t fold, int all, const A *sums, doubl
 
 static int FN(carry_cols)(ptrdiff_t n, ptrdiff_t fold, void *work, fn_sums out) {
     A *sg = work, *sgx = sg + n;
-    int all = 1;
-    for (ptrdiff_t j = 0; j < 2 * n; j++) all &= FN(is_finite)(sg[j]);
+    const int all = FN(all_finite)(2 * n, sg);
     if (fold == 1) {
         FN(carry)(n, 1, all, sg, out.g);
         FN(carry)(n, 1, all, sgx, out.gx);
@@ -317,9 +315,7 @@ static int FN(carry_cols)(ptrdiff_t n, ptrdiff_t fold, void *work, fn_sums out) 
 
 static int FN(finish_cols)(ptrdiff_t n, const void *work, void *g, void *gx) {
     const A *sums = work;
-    int all = 1;
-    for (ptrdiff_t j = 0; j < 2 * n; j++) all &= FN(is_finite)(sums[j]);
-    if (!all) return 1;
+    if (!FN(all_finite)(2 * n, sums)) return 1;
     if (g) memcpy(g, sums, (size_t)n * sizeof(A));
     if (gx) memcpy(gx, sums + n, (size_t)n * sizeof(A));
     return 0;

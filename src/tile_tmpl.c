@@ -91,7 +91,7 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
     const int compensated = prescaled || FN(any_comp)(p, rows, n), past = FN(way_past)(p->past, y, rows, n);
     const ptrdiff_t many = FN(rows_in_one)(rows, n);
     ptrdiff_t r = many ? FN(apply_narrow)(x, y, rows, n, many, p) : 0;
-    if (!along && !prescaled && !past && p->rstd.a && steady)
+    if (FN(is_few)(n) && !along && !prescaled && !past && p->rstd.a && steady)
         r = FN(apply_short)(x, y, rows, n, p, weight_along, bias_along);
     if (prescaled && along)
         APPLY_EACH(1, 1, 1, 1, weight_along, bias_along);
@@ -269,7 +269,7 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
     const int past = FN(way_past)(p->past, dx, rows, n);
     const ptrdiff_t many = FN(rows_in_one)(rows, n);
     ptrdiff_t r = many && !mask.base ? FN(combine_narrow)(dy, x, dx, rows, n, many, p) : 0;
-    if (!mask.base && has_x && !along && !past && scaled) r = FN(combine_short)(dy, x, dx, rows, n, p);
+    if (FN(is_few)(n) && !mask.base && has_x && !along && !past && scaled) r = FN(combine_short)(dy, x, dx, rows, n, p);
     const int together = !mask.base && has_x && along && !(weight_along && p->weight.step);
     for (; together && r + R <= rows; r += R) {
         if (weight_along)
@@ -340,7 +340,7 @@ static void FN(combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
     const int weight_along = p->weight.a && p->weight.along;
     const int past = FN(way_past)(p->past, dx, rows, n);
     A *sg = work, *sgx = sg + n;
-    ptrdiff_t r = past ? 0 : FN(combine_cols_short)(dy, x, dx, rows, n, p, sg, sgx);
+    ptrdiff_t r = FN(is_few)(n) && !past ? FN(combine_cols_short)(dy, x, dx, rows, n, p, sg, sgx) : 0;
     const int centred = p->mean.a || p->c1.a;
 #define COMBINE_COLS(rows, ...) FN(combine_cols_rows)(dy, x, dx, r, rows, n, p, past, __VA_ARGS__, sg, sgx)
     for (; r + R <= rows; r += R) {

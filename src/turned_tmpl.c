@@ -4,6 +4,9 @@
 
 enum { FN(MOST_COLUMNS) = 32 };
 
+/* whether they are, but for the last ones */
+INLINE int FN(is_turned)(ptrdiff_t n) { return n <= FN(MOST_COLUMNS); }
+
 /* The columns of VL rows, P of them, from n on without sense. P, a constant, is the power of two from n on, 8 at least. */
 INLINE void FN(turn_in)(const char *row, ptrdiff_t step, ptrdiff_t n, int P, vec columns[FN(MOST_COLUMNS)]) {
     UNROLL_ALL for (int at = 0; at < P; at += VL) {
@@ -61,11 +64,10 @@ INLINE void FN(moments_turned)(const char *row, ptrdiff_t step, ptrdiff_t n, int
     }
 }
 
-/* moments_rows where every cell is one such row, without a mask; returns how many cells are done */
+/* moments_rows where every cell is one row, without a mask, and they are turned; returns how many cells are done */
 OUTLINE ptrdiff_t FN(turned_cells)(const char *x, ptrdiff_t step, ptrdiff_t cells, ptrdiff_t n, int centre,
                                    fn_moments out) {
     ptrdiff_t c = 0;
-    if (n > FN(MOST_COLUMNS)) return 0;
 #define TURNED_CELLS(P, centre)                                                                                        \
     for (; c + VL <= cells; c += VL)                                                                                   \
     FN(moments_turned)(x + c * step, step, n, P, centre, out.count + c, out.mean + c, out.comp + c, out.m2 + c)
@@ -101,7 +103,7 @@ INLINE void FN(products_turned)(const char *dy, ptrdiff_t dy_step, const char *x
         store_f64(products + i, PART(c, i));
     }
 }
-/* the same of up to `rows` rows of MOST_COLUMNS elements at most; returns how many are done */
+/* the same of up to `rows` rows that are turned; returns how many are done */
 OUTLINE ptrdiff_t FN(turned_products)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff_t n, double *squares,
                                       double *products) {
     ptrdiff_t r = 0;

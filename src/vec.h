@@ -14,7 +14,7 @@
  *     vec  splat_A(a)             A sum_A(v): the lanes added as a fixed tree, k with k + half
  *     sumpair_A(a, b, &p, &q)     p = sum_A(a), q = sum_A(b)
  *     sumfour_A(v)                sum_A of each of four, as a vector of four
- *     in_double_A(f), from_double_A(d), four_at(p), root_four(d)      such a vector in double, from it, out of memory, its roots
+ *     in_double_A(f)              such a vector in double
  *     part_A(v, i)                from lane i on as many as there are doubles in a vector, in double
  *     put_part_A(p, d)            so many doubles rounded to A and stored; returns what they became
  *     turn_A(v)                   lane j of v[i] becomes lane i of v[j] (vec_turn.h)

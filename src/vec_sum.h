@@ -125,20 +125,6 @@ INLINE vf64x4 in_double_f32(vf32x4 v) {
 #endif
 }
 INLINE vf64x4 in_double_f64(vf64x4 v) { return v; }
-INLINE vf32x4 from_double_f32(vf64x4 v) { return __builtin_convertvector(v, vf32x4); }
-INLINE vf64x4 from_double_f64(vf64x4 v) { return v; }
-INLINE vf64x4 four_at(const double *p) {
-    vf64x4 v;
-    MOVE(v, p);
-    return v;
-}
-INLINE vf64x4 root_four(vf64x4 v) {
-#if defined(FN_AVX512) || defined(FN_AVX2)
-    return (vf64x4)_mm256_sqrt_pd((__m256d)v);
-#else
-    return (vf64x4){sqrt(v[0]), sqrt(v[1]), sqrt(v[2]), sqrt(v[3])};
-#endif
-}
 
 /* from lane i on as many as there are doubles in a vector, as such; and as many doubles rounded, stored, and back again */
 INLINE vf64 part_f64(vf64 v, int i) { return i ? (vf64){0} : v; }
