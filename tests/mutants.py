@@ -24,6 +24,7 @@ TESTS = [
     "test_same_bits.py",
     "test_where.py",
     "test_precision.py",
+    "test_not_finite.py",
     "test_fuzz.py",
 ]
 
