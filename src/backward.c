@@ -54,7 +54,7 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
     for (ptrdiff_t i = 0; i < states; i++) {
         fn_unit_sums u = {0};
         u.chunk = take_sums(space, records);
-        if (!job->plan.cols && b->from_sums && !cut->many_rows) {
+        if (!job->plan.cols && b->from_sums && !cut->many_rows && !cut->interleaved) {
             u.plain = take_sums(space, records);
             if (b->row_cells) u.cells = take_sums(space, job->plan.rows * cut->splits);
         }

@@ -123,6 +123,8 @@ void fn_sums_of_block(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t c
                       const fn_worker_space *w);
 /* backward_settle.c */
 void fn_settle_unit(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u);
+void fn_settle_slices(const fn_backward_job *b, const fn_axis *axis, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t n,
+                      ptrdiff_t part, fn_unit_sums *u);
 void fn_combine_blocks(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last, ptrdiff_t part,
                        const fn_unit_sums *u, const fn_worker_space *w);
 

@@ -3,30 +3,10 @@
 #include "backward.h"
 
 /* adds the sums of a row of each of n slices to theirs */
-static void add_rows(const fn_backward_job *b, ptrdiff_t n, fn_param weight, fn_sums rows, fn_unit_sums *u) {
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const double w = weight.a ? fn_get(b->job, weight.a, i * weight.step) : 1;
-        u->chunk.g[i] += w * rows.g[i];
-        if (b->from_sums) u->plain.g[i] += rows.g[i];
-        if (!b->has_x) continue;
-        u->chunk.gx[i] += w * rows.gx[i];
-        u->chunk.x[i] += rows.x[i];
-        if (b->from_sums) u->plain.gx[i] += rows.gx[i];
-    }
-}
-
-static void settle(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u) {
-    const fn_plan *plan = &b->job->plan;
-    const fn_axis *slices = &plan->kept[0];
-    for (ptrdiff_t i = 0; i < unit->slices; i++) {
-        const fn_sums all = fn_sums_at(u->chunk, i);
-        const fn_scalars s = fn_scalars_of(b, *all.g, *all.gx, *all.x, (double)plan->count);
-        fn_put_scalars(b->job, u, i, s);
-        if (b->from_sums)
-            fn_add_params(b, part, unit->offset[FN_DWEIGHT] + i * slices->stride[FN_DWEIGHT],
-                          unit->offset[FN_DBIAS] + i * slices->stride[FN_DBIAS], u->plain.g[i],
-                          fn_moved(u->plain.gx[i], s.shift, u->plain.g[i]));
-    }
+static void add_rows(ptrdiff_t n, fn_sums row, int has_x, fn_sums all) {
+    for (ptrdiff_t i = 0; i < n; i++) all.g[i] += row.g[i];
+    for (ptrdiff_t i = 0; has_x && i < n; i++) all.gx[i] += row.gx[i];
+    for (ptrdiff_t i = 0; has_x && i < n; i++) all.x[i] += row.x[i];
 }
 
 void fn_interleaved_unit(const fn_backward_job *b, ptrdiff_t index, ptrdiff_t part, fn_unit_sums *u,
@@ -43,13 +23,12 @@ void fn_interleaved_unit(const fn_backward_job *b, ptrdiff_t index, ptrdiff_t pa
     const fn_tile none = {0};
     fn_load_stats(job, slices, unit.offset[FN_STAT], n, u);
     fn_clear_sums(u->chunk, n);
-    if (b->from_sums) fn_clear_sums(u->plain, n);
     for (ptrdiff_t r = 0; b->needs_sums && r < plan->rows; r++) {
         const fn_tile x = b->has_x ? fn_interleaved_row(job, &unit, r, FN_X) : none;
         job->verbs->dots_rows(fn_interleaved_row(job, &unit, r, FN_DY), x, none, n, plan->n, &dots, w->rows);
-        add_rows(b, n, weight, w->rows, u);
+        add_rows(n, w->rows, b->has_x, u->chunk);
     }
-    settle(b, &unit, part, u);
+    fn_settle_slices(b, slices, unit.offset, n, part, u);
     const fn_param absent = {0};
     const fn_adjoint adjoint = {.mean = mean,
                                 .rstd = fn_takes_rstd(b) ? rstd : absent,

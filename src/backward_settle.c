@@ -42,11 +42,12 @@ static void settle_rows(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t
     }
 }
 
-/* Each column a slice whose elements all count: as in settle_cols and fn_scalars_of. The shifts take the place of x. */
+/* n slices along `axis`, a slot each, all of whose elements count, as in settle_cols and fn_scalars_of; their sums are
+ * without the slices' weights. The shifts take the place of x. */
 #define SETTLE(A)                                                                                                      \
     do {                                                                                                               \
         const A one = 1, *weight = weights ? (const A *)weights : &one;                                                \
-        const ptrdiff_t step = weights ? plan->inner.stride[FN_WEIGHT] / (ptrdiff_t)sizeof(A) : 0;                     \
+        const ptrdiff_t step = weights ? axis->stride[FN_WEIGHT] / (ptrdiff_t)sizeof(A) : 0;                           \
         A *restrict shift = u->shift, *restrict c1 = u->c1, *restrict c2 = u->c2;                                      \
         for (ptrdiff_t i = 0; i < n; i++) {                                                                            \
             const double w = (double)weight[i * step], of_g = 0 + w * g[i], of_gx = 0 + w * gx[i];                     \
@@ -57,22 +58,21 @@ static void settle_rows(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t
             c1[i] = (A)((centre ? of_g / count : 0) - (scale ? s * c : 0));                                            \
         }                                                                                                              \
     } while (0)
-static void settle_plain_cols(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u) {
+void fn_settle_slices(const fn_backward_job *b, const fn_axis *axis, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t n,
+                      ptrdiff_t part, fn_unit_sums *u) {
     const fn_job *job = b->job;
-    const fn_plan *plan = &job->plan;
-    const ptrdiff_t n = unit->width;
-    const int by_column = !b->weighted && job->data[FN_WEIGHT];
-    const char *weights = by_column ? job->data[FN_WEIGHT] + unit->offset[FN_WEIGHT] : NULL;
+    const int by_slice = !b->weighted && job->data[FN_WEIGHT];
+    const char *weights = by_slice ? job->data[FN_WEIGHT] + offset[FN_WEIGHT] : NULL;
     double *restrict g = u->chunk.g, *restrict gx = u->chunk.gx, *restrict x = u->chunk.x;
-    const double count = (double)plan->count;
-    const int centre = job->centre, scale = job->scale, moved = centre && b->has_x;
+    const double count = (double)job->plan.count;
+    const int centre = job->centre && !job->given, scale = job->scale && !job->given, moved = centre && b->has_x;
     if (job->verbs->compute_size == sizeof(double))
         SETTLE(double);
     else
         SETTLE(float);
     if (!b->from_sums) return;
     for (ptrdiff_t i = 0; i < n; i++) gx[i] = fn_moved(gx[i], x[i], g[i]);
-    fn_add_rows(b, part, unit->offset, &plan->inner, n, u->chunk);
+    fn_add_rows(b, part, offset, axis, n, u->chunk);
 }
 #undef SETTLE
 
@@ -169,7 +169,7 @@ static void settle_cols(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t
     const int by_column = !b->weighted && job->data[FN_WEIGHT];
     if (!u->count && !job->given) {
         if (fold == 1) {
-            settle_plain_cols(b, unit, part, u);
+            fn_settle_slices(b, &plan->inner, unit->offset, unit->width, part, u);
             return;
         }
         settle_folded_cols(b, unit, part, u);
