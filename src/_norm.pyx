@@ -46,8 +46,9 @@ def as_input(x, str name="x"):
 
 # ---- jobs -------------------------------------------------------------------------------------------------------
 
-# Below this no number of threads pays, so nobody is asked for it.
-cdef enum: SERIAL_BYTES = 32768
+cdef enum:
+    SERIAL_BYTES = 32768  # below this no number of threads pays, so nobody is asked for it,
+    HELD_BYTES = 4096     # and up to this it takes as long to let other Python threads run as to be done
 
 
 cdef int start(fn_job *job, Axes *axes, cnp.ndarray x, Layout layout, bint centre, bint scale) except -1:
@@ -99,11 +100,19 @@ cdef cnp.ndarray add_gradient(fn_job *job, Axes *axes, Layout layout, cnp.ndarra
     return gradient
 
 
+cdef int drive(fn_job *job, Axes *axes, bint forward) noexcept nogil:
+    cdef fn_floats floats = fn_floats_enter()
+    cdef int status
+    fn_plan_make(&job.plan, axes.ndim, axes.axis, job.verbs.size)
+    status = fn_forward(job) if forward else fn_backward(job)
+    fn_floats_leave(floats)
+    return status
+
+
 cdef int run(fn_job *job, Axes *axes, Layout layout, cnp.ndarray x, bint forward) except -1:
     """Makes the plan and runs the job. Returns 0 where there was nothing to do: some length is 0."""
     cdef int d, status
     cdef bint empty = False
-    cdef fn_floats floats
     for d in range(axes.ndim):
         if axes.axis[d].len == 0:
             if axes.axis[d].reduced and not job.given:
@@ -111,11 +120,11 @@ cdef int run(fn_job *job, Axes *axes, Layout layout, cnp.ndarray x, bint forward
             empty = True
     if empty:
         return 0
-    with nogil:
-        floats = fn_floats_enter()
-        fn_plan_make(&job.plan, axes.ndim, axes.axis, job.verbs.size)
-        status = fn_forward(job) if forward else fn_backward(job)
-        fn_floats_leave(floats)
+    if cnp.PyArray_NBYTES(x) <= HELD_BYTES:
+        status = drive(job, axes, forward)
+    else:
+        with nogil:
+            status = drive(job, axes, forward)
     if status != FN_OK:
         raise MemoryError("fastnorm could not allocate its scratch memory")
     return 1

@@ -51,34 +51,36 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
     const size_t slots = (size_t)(cut->slots * compute);
     b->units = fn_take(space, (size_t)states * sizeof *b->units);
     b->workers = fn_take(space, (size_t)workers * sizeof *b->workers);
+    fn_unit_sums unit; /* where there is no room for what there should be */
+    fn_worker_space worker;
     for (ptrdiff_t i = 0; i < states; i++) {
-        fn_unit_sums u = {0};
-        u.chunk = take_sums(space, records);
+        fn_unit_sums *u = b->units ? &b->units[i] : &unit; /* in its place: a copy would wait for what it is made of */
+        *u = (fn_unit_sums){0};
+        u->chunk = take_sums(space, records);
         if (!job->plan.cols && b->from_sums && !cut->many_rows && !cut->interleaved) {
-            u.plain = take_sums(space, records);
-            if (b->row_cells) u.cells = take_sums(space, job->plan.rows * cut->splits);
+            u->plain = take_sums(space, records);
+            if (b->row_cells) u->cells = take_sums(space, job->plan.rows * cut->splits);
         }
-        if (job->data[FN_MASK]) u.count = fn_take(space, (size_t)records * sizeof(double));
-        u.mean = fn_take(space, slots);
-        u.rstd = fn_take(space, slots);
-        u.shift = fn_take(space, slots);
-        u.c1 = fn_take(space, slots);
-        u.c2 = fn_take(space, slots);
-        if (b->units) b->units[i] = u;
+        if (job->data[FN_MASK]) u->count = fn_take(space, (size_t)records * sizeof(double));
+        u->mean = fn_take(space, slots);
+        u->rstd = fn_take(space, slots);
+        u->shift = fn_take(space, slots);
+        u->c1 = fn_take(space, slots);
+        u->c2 = fn_take(space, slots);
     }
     for (int i = 0; i < workers; i++) {
-        fn_worker_space w = {0};
-        w.rows = take_sums(space, cut->block_rows);
+        fn_worker_space *w = b->workers ? &b->workers[i] : &worker;
+        *w = (fn_worker_space){0};
+        w->rows = take_sums(space, cut->block_rows);
         if (job->plan.cols || b->from_elements) {
-            w.columns = take_sums(space, cut->split);
-            w.work = fn_take(space, (size_t)(3 * cut->split * compute));
+            w->columns = take_sums(space, cut->split);
+            w->work = fn_take(space, (size_t)(3 * cut->split * compute));
         }
-        if (job->plan.fold.len > 1) w.weight = fn_take(space, (size_t)(cut->split * compute));
-        w.x_tile = fn_take(space, fn_tile_bytes(job, cut, FN_X));
-        w.dy_tile = fn_take(space, fn_tile_bytes(job, cut, FN_DY));
-        w.dx_tile = fn_take(space, fn_tile_bytes(job, cut, FN_Y));
-        w.mask_tile = fn_take(space, fn_tile_bytes(job, cut, FN_MASK));
-        if (b->workers) b->workers[i] = w;
+        if (job->plan.fold.len > 1) w->weight = fn_take(space, (size_t)(cut->split * compute));
+        w->x_tile = fn_take(space, fn_tile_bytes(job, cut, FN_X));
+        w->dy_tile = fn_take(space, fn_tile_bytes(job, cut, FN_DY));
+        w->dx_tile = fn_take(space, fn_tile_bytes(job, cut, FN_Y));
+        w->mask_tile = fn_take(space, fn_tile_bytes(job, cut, FN_MASK));
     }
     if (b->direct || b->by_pieces) return;
     if (job->dweight) b->dweight = fn_take(space, (size_t)(fn_accumulators(b) * job->ndweight) * sizeof(double));

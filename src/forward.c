@@ -33,29 +33,31 @@ static void layout(fn_forward_job *f, int workers, fn_space *space) {
     const size_t slots = (size_t)(cut->slots * (ptrdiff_t)job->verbs->compute_size);
     f->units = fn_take(space, (size_t)states * sizeof *f->units);
     f->workers = fn_take(space, (size_t)workers * sizeof *f->workers);
+    fn_unit_state unit; /* where there is no room for what there should be */
+    fn_worker_state worker;
     for (ptrdiff_t i = 0; i < states; i++) {
-        fn_unit_state u = {0};
-        if (!job->given) u.chunk = take_moments(space, cut->many_rows ? cut->slots : cut->chunks * cut->slots);
-        u.stats.mean = fn_take(space, slots);
-        u.stats.comp = fn_take(space, slots);
-        u.stats.rstd = fn_take(space, slots);
-        u.stats.prescale = fn_take(space, slots);
-        if (f->units) f->units[i] = u;
+        fn_unit_state *u = f->units ? &f->units[i] : &unit; /* in its place: a copy would wait for what it is made of */
+        *u = (fn_unit_state){0};
+        if (!job->given) u->chunk = take_moments(space, cut->many_rows ? cut->slots : cut->chunks * cut->slots);
+        u->stats.mean = fn_take(space, slots);
+        u->stats.comp = fn_take(space, slots);
+        u->stats.rstd = fn_take(space, slots);
+        u->stats.prescale = fn_take(space, slots);
     }
     for (int i = 0; i < workers; i++) {
-        fn_worker_state w = {0};
+        fn_worker_state *w = f->workers ? &f->workers[i] : &worker;
+        *w = (fn_worker_state){0};
         if (!job->given && !cut->many_rows) {
-            w.block = take_moments(space, cut->slots);
-            if (job->plan.cols) w.work = fn_take(space, 4 * slots);
+            w->block = take_moments(space, cut->slots);
+            if (job->plan.cols) w->work = fn_take(space, 4 * slots);
         }
         if (job->plan.fold.len > 1) {
-            w.weight = fn_take(space, (size_t)(cut->split * (ptrdiff_t)job->verbs->compute_size));
-            w.bias = fn_take(space, (size_t)(cut->split * (ptrdiff_t)job->verbs->compute_size));
+            w->weight = fn_take(space, (size_t)(cut->split * (ptrdiff_t)job->verbs->compute_size));
+            w->bias = fn_take(space, (size_t)(cut->split * (ptrdiff_t)job->verbs->compute_size));
         }
-        w.x_tile = fn_take(space, fn_tile_bytes(job, cut, FN_X));
-        w.y_tile = fn_take(space, fn_tile_bytes(job, cut, FN_Y));
-        w.mask_tile = fn_take(space, fn_tile_bytes(job, cut, FN_MASK));
-        if (f->workers) f->workers[i] = w;
+        w->x_tile = fn_take(space, fn_tile_bytes(job, cut, FN_X));
+        w->y_tile = fn_take(space, fn_tile_bytes(job, cut, FN_Y));
+        w->mask_tile = fn_take(space, fn_tile_bytes(job, cut, FN_MASK));
     }
 }
 

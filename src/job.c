@@ -50,9 +50,15 @@ enum {
 static ptrdiff_t min(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 static ptrdiff_t max(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 /* `len` cut into pieces of at most `most`, as even as can be */
-static ptrdiff_t even(ptrdiff_t len, ptrdiff_t most) { return fn_ceil_div(len, fn_ceil_div(len, max(most, 1))); }
+static ptrdiff_t even(ptrdiff_t len, ptrdiff_t most) {
+    return len <= most ? len : fn_ceil_div(len, fn_ceil_div(len, max(most, 1)));
+}
+/* a is a multiple of b, mostly b itself */
+static ptrdiff_t times(ptrdiff_t a, ptrdiff_t b) { return a == b ? 1 : a / b; }
 
 static void group_chunks(fn_cut *cut, ptrdiff_t block_bytes) {
+    cut->chunk_blocks = cut->chunks = 1;
+    if (cut->blocks == 1) return;
     cut->chunk_blocks = max(fn_ceil_div(CHUNK_BYTES, block_bytes), fn_ceil_div(cut->blocks, MAX_CHUNKS));
     cut->chunk_blocks = even(cut->blocks, cut->chunk_blocks);
     cut->chunks = fn_ceil_div(cut->blocks, cut->chunk_blocks);
@@ -162,7 +168,7 @@ fn_cut fn_cut_make(const fn_job *job) {
         cut.slots = cut.block_rows;
         cut.units = 1;
         cut.row_blocks = fn_ceil_div(cut.run, cut.block_rows);
-        cut.blocks = plan->regions / cut.run * cut.row_blocks;
+        cut.blocks = times(plan->regions, cut.run) * cut.row_blocks;
         const ptrdiff_t block_bytes = cut.block_rows * (per * n * size + ROW_BYTES);
         group_chunks(&cut,
                      job->column_sums ? min(block_bytes, cut.block_rows * (CHUNK_BYTES / SUMMED_ROWS)) : block_bytes);
@@ -202,7 +208,7 @@ fn_cut fn_cut_make(const fn_job *job) {
     }
     cut.units = plan->regions * cut.strips;
     cut.row_blocks = fn_ceil_div(cut.run, cut.block_rows);
-    cut.blocks = plan->rows / cut.run * cut.row_blocks * cut.splits;
+    cut.blocks = times(plan->rows, cut.run) * cut.row_blocks * cut.splits;
     if (cut.block_runs > 1) {
         cut.run_blocks = fn_ceil_div(fn_run_axis(job)->len, cut.block_runs);
         cut.blocks = plan->rows / cut.run / fn_run_axis(job)->len * cut.run_blocks;

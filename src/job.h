@@ -86,7 +86,8 @@ void fn_merge_rows(fn_job *job);
 /* whether it did */
 static inline int fn_is_merged(const fn_job *job) { return !job->plan.cols && job->plan.fold.len > 1; }
 
-static inline ptrdiff_t fn_ceil_div(ptrdiff_t a, ptrdiff_t b) { return (a + b - 1) / b; }
+/* of what is not negative; a small call would feel the divisions */
+static inline ptrdiff_t fn_ceil_div(ptrdiff_t a, ptrdiff_t b) { return a <= b ? a > 0 : (a + b - 1) / b; }
 
 fn_cut fn_cut_make(const fn_job *job);
 /* The work in bytes of input, for the choice of workers: those of its arrays, and what rows cost beside. */

@@ -65,7 +65,7 @@ int fn_goes_past(const fn_job *job) {
     const ptrdiff_t alone = arrays == 3 ? PAST_OF_THREE_BYTES : PAST_BYTES;
     const ptrdiff_t least = job->threads > 1 ? PAST_SHARED_BYTES : alone;
     const char *y = job->data[FN_Y];
-    return y && elements >= least / (arrays * (ptrdiff_t)job->verbs->size) && fn_tile_adjacent(job, FN_Y) &&
+    return y && elements * arrays * (ptrdiff_t)job->verbs->size >= least && fn_tile_adjacent(job, FN_Y) &&
            y != job->data[FN_X] && y != job->data[FN_DY];
 }
 
