@@ -206,7 +206,6 @@ static inline void fn_spread(const fn_job *job, void *a, ptrdiff_t slices, ptrdi
         }
     }
 }
-static inline fn_sums fn_sums_at(fn_sums s, ptrdiff_t i) { return (fn_sums){s.g + i, s.gx + i, s.x + i}; }
 
 /* ---- slices beyond the fast path -------------------------------------------------------------------------------- */
 

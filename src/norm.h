@@ -71,6 +71,8 @@ typedef struct {
     double *g, *gx, *x;
 } fn_sums;
 
+static inline fn_sums fn_sums_at(fn_sums s, ptrdiff_t i) { return (fn_sums){s.g + i, s.gx + i, s.x + i}; }
+
 /* sum g * (xhat - shift) from sum g * xhat; where one factor is 0, the other may be infinite or NaN */
 static inline double fn_moved(double gx, double shift, double g) { return g == 0 || shift == 0 ? gx : gx - shift * g; }
 
@@ -120,6 +122,31 @@ typedef struct {
     ptrdiff_t fold;          /* so many columns after another share a parameter, of which they are added up */
     int past;                /* as in fn_affine */
 } fn_slices;
+
+/* Columns of the backward, `fold` after another to a slice of `count` elements. */
+typedef struct {
+    ptrdiff_t fold;
+    double count;
+    int centre, scale;
+    int by_slice;          /* the parameters' gradients are wanted by slice */
+    fn_param weight;       /* NULL: 1; along the row, or one for all; what sums do not have in them yet */
+    void *shift, *c1, *c2; /* results, in A, by column; shift NULL: not wanted */
+} fn_columns;
+
+/* Regions alike of columns, whole ones, a step apart; what varies from one to the next is their statistics alone. */
+typedef struct {
+    ptrdiff_t count;         /* of regions */
+    ptrdiff_t x, y, dy;      /* bytes from one to the next, y: of the result */
+    ptrdiff_t block_rows;    /* as many go into one call of the verbs that sum */
+    ptrdiff_t fold;          /* columns of a slice, one after another */
+    int centre;              /* as in fn_norm */
+    const void *mean, *rstd; /* in A, one for each slice of a region; mean NULL: 0 */
+    ptrdiff_t stats;         /* and so many values on those of the next region */
+    fn_param weight;         /* NULL: 1; along the row and the same for all rows and regions, or one for all */
+    fn_sums sums;            /* g and gx of columns are added to these; NULL: not wanted */
+    void *work;              /* 3 * n doubles, then 5 * n values of A */
+    int past;                /* as in fn_affine */
+} fn_regions;
 
 typedef struct fn_verbs {
     const char *name;
@@ -185,6 +212,13 @@ typedef struct fn_verbs {
     /* dx of such slices: dots_rows, their scalars, and combine or combine_cols of tile after tile. Returns how many are
      * done: fewer where statistics that are taken here are beyond the fast path. */
     ptrdiff_t (*adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t slices, ptrdiff_t n, const fn_slices *p);
+
+    /* From the sums of n columns, as dots_cols leaves them, to the scalars of combine: of each slice, for all of its columns.
+     * Then sums.gx[j] = sum dy * (xhat - shift); or `by_slice` that and sums.g of slices, in the first n / fold of n places. */
+    void (*settle_cols)(ptrdiff_t n, const fn_columns *p, fn_sums sums);
+
+    /* dx of such regions, one after the other: dots_cols, settle_cols and combine */
+    void (*adjoint_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_regions *p);
 
     /* From n moments: rstd = 1 / sqrt(m2 / count + eps) (1 unless `scale`), mean and comp split anew in A; a comp of
      * less than half an ulp of a quarter, in deviations, is left away.
