@@ -125,16 +125,11 @@ void fn_many_rows_chunk(fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_
 int fn_units_can_be_whole(const fn_backward_job *b) {
     const fn_job *job = b->job;
     const fn_plan *plan = &job->plan;
-    const fn_cut *cut = &b->cut;
-    if (!plan->cols || cut->strips > 1 || cut->chunks > 1 || plan->nkept == 0 || plan->nreduced != 1) return 0;
-    if (job->data[FN_MASK] || !b->has_x || !job->scale || job->given || !job->rstd || b->weighted) return 0;
-    if (b->from_elements || !fn_tiles_adjacent(job) || plan->inner.stride[FN_STAT] != 1) return 0;
-    if (fn_plan_params_vary(&plan->kept[plan->nkept - 1])) return 0;
-    const int operands[] = {FN_DWEIGHT, FN_DBIAS};
-    for (int i = 0; i < 2; i++) {
-        const int wanted = i ? job->dbias != NULL : job->dweight != NULL;
-        const ptrdiff_t step = fn_plan_step(plan, operands[i]);
-        if (wanted && (step != 1 || plan->inner.stride[operands[i]] != plan->fold.len)) return 0;
+    if (!fn_regions_adjoin(job, &b->cut) || !b->has_x || !job->scale || job->given || !job->rstd) return 0;
+    if (b->weighted || b->from_elements) return 0;
+    for (int o = FN_DWEIGHT; o <= FN_DBIAS; o++) {
+        if (!(o == FN_DWEIGHT ? job->dweight : job->dbias)) continue;
+        if (fn_plan_step(plan, o) != 1 || plan->inner.stride[o] != plan->fold.len) return 0;
     }
     return 1;
 }
@@ -144,14 +139,12 @@ void fn_whole_units(const fn_backward_job *b, ptrdiff_t first, ptrdiff_t last, p
     const fn_job *job = b->job;
     const fn_cut *cut = &b->cut;
     const fn_axis *axis = &job->plan.kept[job->plan.nkept - 1];
-    const ptrdiff_t compute = (ptrdiff_t)job->verbs->compute_size;
     for (ptrdiff_t i = first, count; i < last; i += count) {
-        const ptrdiff_t left = axis->len - i % axis->len;
-        count = left < last - i ? left : last - i;
+        count = fn_regions_from(job, i, last);
         const fn_unit unit = fn_cut_unit(job, cut, i);
         const fn_block k = fn_cut_block(job, cut, &unit, 0);
         const fn_sums into = fn_column_sums(b, &k, w, part);
-        const ptrdiff_t at = unit.offset[FN_STAT] * compute;
+        const ptrdiff_t at = unit.offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size;
         const fn_regions p = {
             .count = count,
             .x = axis->stride[FN_X],
@@ -160,6 +153,7 @@ void fn_whole_units(const fn_backward_job *b, ptrdiff_t first, ptrdiff_t last, p
             .block_rows = cut->block_rows,
             .fold = job->plan.fold.len,
             .centre = job->centre,
+            .scale = 1,
             .mean = job->mean ? (char *)job->mean + at : NULL,
             .rstd = (char *)job->rstd + at,
             .stats = axis->stride[FN_STAT],

@@ -133,19 +133,19 @@ typedef struct {
     void *shift, *c1, *c2; /* results, in A, by column; shift NULL: not wanted */
 } fn_columns;
 
-/* Regions alike of columns, whole ones, a step apart; what varies from one to the next is their statistics alone. */
+/* Regions of columns, alike and a step apart, all that is done to them; their statistics alone vary from one to the next. */
 typedef struct {
-    ptrdiff_t count;         /* of regions */
-    ptrdiff_t x, y, dy;      /* bytes from one to the next, y: of the result */
-    ptrdiff_t block_rows;    /* as many go into one call of the verbs that sum */
-    ptrdiff_t fold;          /* columns of a slice, one after another */
-    int centre;              /* as in fn_norm */
-    const void *mean, *rstd; /* in A, one for each slice of a region; mean NULL: 0 */
-    ptrdiff_t stats;         /* and so many values on those of the next region */
-    fn_param weight;         /* NULL: 1; along the row and the same for all rows and regions, or one for all */
-    fn_sums sums;            /* g and gx of columns are added to these; NULL: not wanted */
-    void *work;              /* 3 * n doubles, then 5 * n values of A */
-    int past;                /* as in fn_affine */
+    ptrdiff_t count, x, y, dy; /* regions, and bytes from one to the next; y: the result */
+    ptrdiff_t block_rows;      /* so many rows go into one call of a verb that sums */
+    ptrdiff_t fold;            /* columns of a slice, one after another */
+    int centre, scale;         /* subtract the mean; divide by the deviation */
+    double eps, least;         /* forward: as finalize takes them */
+    void *mean, *rstd;         /* in A, one for each slice of a region: results, or read in the backward; may be NULL */
+    ptrdiff_t stats;           /* so many values from a region's to the next one's */
+    fn_param weight, bias;     /* NULL: 1 and 0; along the row and the same for all rows, or one for all */
+    fn_sums sums; /* backward: columns' sums dy and dy * (xhat - shift) are added to g and gx; NULL: not wanted */
+    void *work;   /* 10 * n doubles, then 7 * n values of A; backward 3 * n and 5 * n */
+    int past;     /* as in fn_affine */
 } fn_regions;
 
 typedef struct fn_verbs {
@@ -217,7 +217,11 @@ typedef struct fn_verbs {
      * Then sums.gx[j] = sum dy * (xhat - shift); or `by_slice` that and sums.g of slices, in the first n / fold of n places. */
     void (*settle_cols)(ptrdiff_t n, const fn_columns *p, fn_sums sums);
 
-    /* dx of such regions, one after the other: dots_cols, settle_cols and combine */
+    /* y of regions of columns, one after the other: moments_cols, finalize and apply. Returns how many are done: fewer where
+     * the next one is beyond the fast path. */
+    ptrdiff_t (*normalize_cols)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_regions *p);
+
+    /* dx of such regions: dots_cols, settle_cols and combine */
     void (*adjoint_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_regions *p);
 
     /* From n moments: rstd = 1 / sqrt(m2 / count + eps) (1 unless `scale`), mean and comp split anew in A; a comp of

@@ -1,12 +1,6 @@
-/* The backward of columns from their sums to their scalars; and all that is done to small regions alike of columns, while
- * they are in a near cache: group and instance norm of small images, channels last. Written once in T; norm.c includes
- * this file once per dtype. */
-
-/* a[0..n) = value */
-INLINE void FN(fill)(A *a, ptrdiff_t n, A value) {
-    const vec v = SPLAT(value);
-    VECTOR_LOOP(n, { FN(put_a)(a, at, k, v); });
-}
+/* The backward of columns, from their sums to their scalars; and all that is done to small regions of columns, while they are
+ * in a near cache: group and instance norm of small images, channels last. Written once in T; norm.c includes this file
+ * once per dtype. */
 
 /* The sums of a slice's columns, each in four parts side by side: g and gx times w, if `weighs`, which is a constant wherever
  * this is inlined; and x. */
@@ -88,14 +82,48 @@ static void FN(settle_cols)(ptrdiff_t n, const fn_columns *p, fn_sums sums) {
         FN(settle_folded)(n, p, 0, sums);
 }
 
-/* a[i] of each slice to its `fold` columns; a NULL: 0 */
+/* a[i] of each slice to its `fold` columns; `to` may be a */
 INLINE void FN(by_column)(ptrdiff_t n, ptrdiff_t fold, const A *a, A *to) {
-    if (!a)
-        memset(to, 0, (size_t)n * sizeof(A));
-    else if (fold == 1)
-        memcpy(to, a, (size_t)n * sizeof(A));
-    else
-        for (ptrdiff_t i = 0; i < n / fold; i++) FN(fill)(to + i * fold, fold, a[i]);
+    if (fold == 1 && to != a) memcpy(to, a, (size_t)n * sizeof(A));
+    for (ptrdiff_t i = n / fold - 1; fold > 1 && i >= 0; i--) FN(fill)(to + i * fold, fold, a[i]);
+}
+
+/* a tile of the next region */
+INLINE fn_tile FN(next_tile)(fn_tile t, ptrdiff_t bytes) { return (fn_tile){t.base + bytes, t.step}; }
+
+static ptrdiff_t FN(normalize_cols)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_regions *p) {
+    const fn_tile none = {0};
+    const ptrdiff_t fold = p->fold, slices = n / fold;
+    double *const d = p->work;
+    const fn_moments all = {d, d + n, d + 2 * n, d + 3 * n, d + 4 * n};
+    const fn_moments more = {d + 5 * n, d + 6 * n, d + 7 * n, d + 8 * n, d + 9 * n};
+    A *const high = (A *)(d + 10 * n), *const low = high + n, *const rstd = low + n, *const work = rstd + n;
+    const fn_affine affine = {.mean = {high, 0, 1},
+                              .comp = {low, 0, 1},
+                              .rstd = {rstd, 0, 1},
+                              .weight = p->weight,
+                              .bias = p->bias,
+                              .past = p->past};
+    for (ptrdiff_t i = 0; i < p->count; i++) {
+        for (ptrdiff_t r = 0, k; r < rows; r += k) {
+            const fn_moments out = r ? more : all;
+            k = rows - r < p->block_rows ? rows - r : p->block_rows;
+            memset(out.low, 0, (size_t)slices * sizeof(double));
+            FN(moments_cols)(fn_tile_from(x, r), none, (fn_runs){1, 0, 0}, k, n, fold, p->centre, work, out);
+            if (r) merge(slices, all, more);
+        }
+        if (FN(finalize)(slices, all, p->eps, p->least, p->scale, high, low, rstd)) return i;
+        A *mean = p->mean, *to = p->rstd;
+        for (ptrdiff_t s = 0; mean && s < slices; s++) mean[i * p->stats + s] = (A)(all.mean[s] + all.comp[s]);
+        if (to) memcpy(to + i * p->stats, rstd, (size_t)slices * sizeof(A));
+        FN(by_column)(n, fold, high, high);
+        FN(by_column)(n, fold, low, low);
+        FN(by_column)(n, fold, rstd, rstd);
+        FN(apply)(x, y, rows, n, &affine);
+        x = FN(next_tile)(x, p->x);
+        y = FN(next_tile)(y, p->y);
+    }
+    return p->count;
 }
 
 static void FN(adjoint_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_regions *p) {
@@ -116,9 +144,10 @@ static void FN(adjoint_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
                                 .c2 = c2};
     const fn_adjoint adjoint = {
         .mean = dots.mean, .rstd = dots.rstd, .c1 = {c1, 0, 1}, .c2 = {c2, 0, 1}, .weight = p->weight, .past = p->past};
+    if (!mean) memset(means, 0, (size_t)n * sizeof(A));
     for (ptrdiff_t i = 0; i < p->count; i++) {
-        FN(by_column)(n, fold, mean, means);
-        FN(by_column)(n, fold, rstd, rstds);
+        if (mean) FN(by_column)(n, fold, mean + i * p->stats, means);
+        FN(by_column)(n, fold, rstd + i * p->stats, rstds);
         memset(sums, 0, 3 * (size_t)n * sizeof(double));
         for (ptrdiff_t r = 0, k; r < rows; r += k) {
             k = rows - r < p->block_rows ? rows - r : p->block_rows;
@@ -128,10 +157,8 @@ static void FN(adjoint_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
         for (ptrdiff_t j = 0; p->sums.g && j < n; j++) p->sums.g[j] += of.g[j];
         for (ptrdiff_t j = 0; p->sums.gx && j < n; j++) p->sums.gx[j] += of.gx[j];
         FN(combine)(dy, x, none, dx, rows, n, &adjoint);
-        dy.base += p->dy;
-        x.base += p->x;
-        dx.base += p->y;
-        if (mean) mean += p->stats;
-        rstd += p->stats;
+        dy = FN(next_tile)(dy, p->dy);
+        x = FN(next_tile)(x, p->x);
+        dx = FN(next_tile)(dx, p->y);
     }
 }

@@ -41,6 +41,7 @@ static const fn_verbs verbs = {
     .finish_cols = FN(finish_cols),
     .adjoint_rows = FN(adjoint_rows),
     .settle_cols = FN(settle_cols),
+    .normalize_cols = FN(normalize_cols),
     .adjoint_cols = FN(adjoint_cols),
     .finalize = FN(finalize),
     .drain = stream_end,
