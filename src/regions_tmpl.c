@@ -43,7 +43,7 @@ INLINE void FN(settle_each)(ptrdiff_t n, const fn_columns *p, fn_sums sums) {
         gx[j] = fn_moved(gx[j], s, g[j]);
         if (shift) shift[j] = (A)s;
         c2[j] = (A)c;
-        c1[j] = (A)((centre ? of_g * share : 0) - s * c);
+        c1[j] = (A)((centre ? of_g * share : 0) - (scale ? s * c : 0)); /* s may be NaN */
     }
 }
 
@@ -62,7 +62,7 @@ INLINE void FN(settle_folded)(ptrdiff_t n, const fn_columns *p, int weighs, fn_s
         const double s = p->centre ? of_x * share : 0, c = p->scale ? fn_moved(of_gx, s, of_g) * share : 0;
         if (shift) FN(fill)(shift + j, fold, (A)s);
         FN(fill)(c2 + j, fold, (A)c);
-        FN(fill)(c1 + j, fold, (A)((p->centre ? of_g * share : 0) - s * c));
+        FN(fill)(c1 + j, fold, (A)((p->centre ? of_g * share : 0) - (p->scale ? s * c : 0)));
         if (p->by_slice) {
             FN(weigh_four)(fold, of, NULL, 0, &of_g, &of_gx, &of_x);
             sums.gx[i] = fn_moved(of_gx, s, of_g);
