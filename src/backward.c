@@ -74,7 +74,7 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
         w->rows = take_sums(space, cut->block_rows);
         if (job->plan.cols || b->from_elements) {
             w->columns = take_sums(space, cut->split);
-            w->work = fn_take(space, (size_t)(3 * cut->split * compute));
+            w->work = fn_take(space, (size_t)(cut->split * (b->whole_cols ? 3 * 8 + 5 * compute : 3 * compute)));
         }
         if (job->plan.fold.len > 1) w->weight = fn_take(space, (size_t)(cut->split * compute));
         w->x_tile = fn_take(space, fn_tile_bytes(job, cut, FN_X));
@@ -112,7 +112,7 @@ static void units_abreast(fn_backward_job *b, ptrdiff_t from, ptrdiff_t units, p
     for (ptrdiff_t c = 0; b->needs_sums && c < cut->chunks; c++)
         for (ptrdiff_t i = c * cut->chunk_blocks; i < fn_chunk_end(cut, c); i++)
             for (ptrdiff_t j = 0; j < units; j++) fn_sums_of_block(b, &u[j].unit, c, i, &u[j], w);
-    for (ptrdiff_t j = 0; j < units; j++) fn_settle_unit(b, &u[j].unit, part, &u[j]);
+    for (ptrdiff_t j = 0; j < units; j++) fn_settle_unit(b, &u[j].unit, part, &u[j], w);
     /* backwards: the last blocks are those still in cache */
     for (ptrdiff_t c = cut->chunks - 1; c >= 0; c--)
         for (ptrdiff_t j = 0; j < units; j++)
@@ -123,6 +123,10 @@ static void units_part(void *context, ptrdiff_t part, int worker) {
     fn_backward_job *b = context;
     const ptrdiff_t last = first_item(b, b->cut.units, part + 1);
     ptrdiff_t i = first_item(b, b->cut.units, part);
+    if (b->whole_cols) {
+        fn_whole_units(b, i, last, part, &b->workers[worker]);
+        i = last;
+    }
     for (; b->cut.interleaved && i < last; i++) fn_interleaved_unit(b, i, part, &b->units[worker], &b->workers[worker]);
     for (; i < last; i += b->abreast) units_abreast(b, i, last - i < b->abreast ? last - i : b->abreast, part, worker);
     fn_drain(b->job);
@@ -146,10 +150,9 @@ static void sums_task(void *context, ptrdiff_t task, int worker) {
 
 static void settle_part(void *context, ptrdiff_t part, int worker) {
     fn_backward_job *b = context;
-    (void)worker;
     for (ptrdiff_t i = first_item(b, b->cut.units, part); i < first_item(b, b->cut.units, part + 1); i++) {
         const fn_unit unit = fn_cut_unit(b->job, &b->cut, i);
-        fn_settle_unit(b, &unit, part, &b->units[i]);
+        fn_settle_unit(b, &unit, part, &b->units[i], &b->workers[worker]);
     }
 }
 
@@ -275,6 +278,7 @@ static int decide(fn_backward_job *b) {
     if (!b->local) workers = fn_workers(job->threads, tasks, work, 3);
     if (workers == 1 && !b->from_elements) b->local = 1;
     b->abreast = b->local && !b->from_elements ? fn_abreast(job, cut, workers) : 1;
+    b->whole_cols = b->local && fn_units_can_be_whole(b);
 
     ptrdiff_t items = cut->many_rows ? cut->chunks : cut->units;
     if (b->from_elements && !b->local) items *= cut->chunks;

@@ -26,6 +26,7 @@ typedef struct {
     fn_cut cut;
     int local;
     ptrdiff_t abreast; /* local: units of a task */
+    int whole_cols;    /* local: a verb does all that is done to a unit of columns, and to the next ones */
     int has_x;         /* the sums need x */
     int needs_sums;    /* for dx, or for parameters */
     int weighted;      /* the verbs weigh each element: the weight varies inside a cell */
@@ -115,6 +116,11 @@ void fn_piece_of_rows(const fn_backward_job *b, ptrdiff_t piece, const fn_worker
 /* many rows: all of it, for the blocks of one chunk */
 void fn_many_rows_chunk(fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_unit_sums *u, const fn_worker_space *w);
 
+/* columns: all of it, for these units; and whether the verbs can do so, if they are local */
+void fn_whole_units(const fn_backward_job *b, ptrdiff_t first, ptrdiff_t last, ptrdiff_t part,
+                    const fn_worker_space *w);
+int fn_units_can_be_whole(const fn_backward_job *b);
+
 /* else, in this order: statistics, sums of every block, scalars (and parameter gradients from sums), dx of every block
  * (and parameter gradients from elements) */
 void fn_load_unit(const fn_backward_job *b, const fn_unit *unit, fn_unit_sums *u);
@@ -122,7 +128,9 @@ void fn_clear_sums(fn_sums s, ptrdiff_t n);
 void fn_sums_of_block(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t i, fn_unit_sums *u,
                       const fn_worker_space *w);
 /* backward_settle.c */
-void fn_settle_unit(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u);
+void fn_settle_unit(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t part, fn_unit_sums *u,
+                    const fn_worker_space *w);
+/* n slices along the axis, a slot each, all of whose elements count, from sums without their weights */
 void fn_settle_slices(const fn_backward_job *b, const fn_axis *axis, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t n,
                       ptrdiff_t part, fn_unit_sums *u);
 void fn_combine_blocks(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last, ptrdiff_t part,

@@ -120,6 +120,54 @@ void fn_many_rows_chunk(fn_backward_job *b, ptrdiff_t chunk, ptrdiff_t part, fn_
     }
 }
 
+/* ---- regions of columns ----------------------------------------------------------------------------------------- */
+
+int fn_units_can_be_whole(const fn_backward_job *b) {
+    const fn_job *job = b->job;
+    const fn_plan *plan = &job->plan;
+    if (!fn_regions_adjoin(job, &b->cut) || !b->has_x || !job->scale || job->given || !job->rstd) return 0;
+    if (b->weighted || b->from_elements) return 0;
+    for (int o = FN_DWEIGHT; o <= FN_DBIAS; o++) {
+        if (!(o == FN_DWEIGHT ? job->dweight : job->dbias)) continue;
+        if (fn_plan_step(plan, o) != 1 || plan->inner.stride[o] != plan->fold.len) return 0;
+    }
+    return 1;
+}
+
+void fn_whole_units(const fn_backward_job *b, ptrdiff_t first, ptrdiff_t last, ptrdiff_t part,
+                    const fn_worker_space *w) {
+    const fn_job *job = b->job;
+    const fn_cut *cut = &b->cut;
+    const fn_axis *axis = &job->plan.kept[job->plan.nkept - 1];
+    for (ptrdiff_t i = first, count; i < last; i += count) {
+        count = fn_regions_from(job, i, last);
+        const fn_unit unit = fn_cut_unit(job, cut, i);
+        const fn_block k = fn_cut_block(job, cut, &unit, 0);
+        const fn_sums into = fn_column_sums(b, &k, w, part);
+        const ptrdiff_t at = unit.offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size;
+        const fn_regions p = {
+            .count = count,
+            .x = axis->stride[FN_X],
+            .y = axis->stride[FN_Y],
+            .dy = axis->stride[FN_DY],
+            .block_rows = cut->block_rows,
+            .fold = job->plan.fold.len,
+            .centre = job->centre,
+            .scale = 1,
+            .mean = job->mean ? (char *)job->mean + at : NULL,
+            .rstd = (char *)job->rstd + at,
+            .stats = axis->stride[FN_STAT],
+            .weight = fn_param_at(job, cut, FN_WEIGHT, unit.offset, unit.width, w->weight),
+            .sums = {b->dbias ? into.g : NULL, b->dweight ? into.gx : NULL, NULL},
+            .work = w->work,
+            .past = job->past,
+        };
+        const fn_inputs in = fn_inputs_of(b, &k, w);
+        job->verbs->adjoint_cols(in.dy, in.x, fn_tile_out(job, cut, unit.offset, unit.width, NULL), job->plan.rows,
+                                 unit.width, &p);
+    }
+}
+
 /* ---- units ------------------------------------------------------------------------------------------------------ */
 
 static void rows_sums(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, ptrdiff_t chunk,

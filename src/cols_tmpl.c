@@ -106,10 +106,14 @@ INLINE void FN(fold_sums)(ptrdiff_t n, ptrdiff_t fold, const A *a, double *to) {
 /* all columns of a cell around one guess: the mean of theirs, exact where they are equal */
 static void FN(share_guesses)(ptrdiff_t n, ptrdiff_t fold, A *c) {
     for (ptrdiff_t i = 0; i < n / fold; i++, c += fold) {
+        const double first = (double)c[0];
         double t[4] = {0};
-        for (ptrdiff_t f = 0; f < fold; f++) t[f % 4] += (double)c[f] - (double)c[0];
-        const A guess = (A)((double)c[0] + ((t[0] + t[2]) + (t[1] + t[3])) / (double)fold);
-        for (ptrdiff_t f = 0; f < fold; f++) c[f] = guess;
+        ptrdiff_t f = 0;
+        for (; f + 4 <= fold; f += 4) {
+            UNROLL for (int k = 0; k < 4; k++) t[k] += (double)c[f + k] - first;
+        }
+        for (; f < fold; f++) t[f % 4] += (double)c[f] - first;
+        FN(fill)(c, fold, (A)(first + ((t[0] + t[2]) + (t[1] + t[3])) / (double)fold));
     }
 }
 /* the same through a mask: the first of those whose columns have an element; and the cells' counts of them */

@@ -11,6 +11,7 @@
 enum {
     STACK_BYTES = 7168,    /* with what the verbs take, it fits a thread's smallest stack */
     LOCAL_BYTES = 4 << 20, /* a unit larger than this is not in cache any more when its statistics are known */
+    WORKER_TASKS = 8,      /* of regions of columns: the last one is waited for */
 };
 
 /* ---- scratch ---------------------------------------------------------------------------------------------------- */
@@ -49,7 +50,9 @@ static void layout(fn_forward_job *f, int workers, fn_space *space) {
         *w = (fn_worker_state){0};
         if (!job->given && !cut->many_rows) {
             w->block = take_moments(space, cut->slots);
-            if (job->plan.cols) w->work = fn_take(space, 4 * slots);
+            if (job->plan.cols)
+                w->work =
+                    fn_take(space, f->whole_cols ? (size_t)cut->slots * 10 * sizeof(double) + 7 * slots : 4 * slots);
         }
         if (job->plan.fold.len > 1) {
             w->weight = fn_take(space, (size_t)(cut->split * (ptrdiff_t)job->verbs->compute_size));
@@ -212,12 +215,10 @@ static void apply_blocks(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t
 
 /* ---- tasks ------------------------------------------------------------------------------------------------------ */
 
-static void whole_units(void *context, ptrdiff_t task, int worker) {
-    fn_forward_job *f = context;
+static void units_abreast(fn_forward_job *f, ptrdiff_t from, ptrdiff_t units, int worker) {
     const fn_cut *cut = &f->cut;
     fn_worker_state *w = &f->workers[worker];
     fn_unit_state *u = &f->units[worker * f->abreast];
-    const ptrdiff_t from = task * f->abreast, left = cut->units - from, units = left < f->abreast ? left : f->abreast;
     for (ptrdiff_t j = 0; j < units; j++) u[j].unit = fn_cut_unit(f->job, cut, from + j);
     for (ptrdiff_t c = 0; !f->job->given && c < cut->chunks; c++)
         for (ptrdiff_t i = c * cut->chunk_blocks; i < fn_chunk_end(cut, c); i++)
@@ -227,6 +228,54 @@ static void whole_units(void *context, ptrdiff_t task, int worker) {
     for (ptrdiff_t c = cut->chunks - 1; f->job->data[FN_Y] && c >= 0; c--)
         for (ptrdiff_t j = 0; j < units; j++)
             apply_blocks(f, &u[j].unit, c * cut->chunk_blocks, fn_chunk_end(cut, c), &u[j], w);
+}
+
+/* whether the verbs can do regions of columns by themselves: nothing is wanted but y and statistics in A */
+static int regions_can_be_whole(const fn_forward_job *f) {
+    const fn_job *job = f->job;
+    return job->data[FN_Y] && !job->given && !job->mean64 && !job->count64 && fn_regions_adjoin(job, &f->cut);
+}
+
+/* as many regions of columns from the first on as the fast path takes at once; returns how many */
+static ptrdiff_t whole_cols(const fn_forward_job *f, ptrdiff_t first, ptrdiff_t last, fn_worker_state *w) {
+    const fn_job *job = f->job;
+    const fn_cut *cut = &f->cut;
+    const fn_axis *axis = &job->plan.kept[job->plan.nkept - 1], *rows = &job->plan.reduced[0];
+    const fn_unit unit = fn_cut_unit(job, cut, first);
+    const ptrdiff_t at = unit.offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size;
+    const fn_regions p = {
+        .count = fn_regions_from(job, first, last),
+        .x = axis->stride[FN_X],
+        .y = axis->stride[FN_Y],
+        .block_rows = cut->block_rows,
+        .fold = job->plan.fold.len,
+        .centre = job->centre,
+        .scale = job->scale,
+        .eps = job->eps,
+        .least = fn_least_variance(job),
+        .mean = job->mean ? (char *)job->mean + at : NULL,
+        .rstd = job->rstd ? (char *)job->rstd + at : NULL,
+        .stats = axis->stride[FN_STAT],
+        .weight = fn_param_at(job, cut, FN_WEIGHT, unit.offset, unit.width, w->weight),
+        .bias = fn_param_at(job, cut, FN_BIAS, unit.offset, unit.width, w->bias),
+        .work = w->work,
+        .past = job->past,
+    };
+    const fn_tile x = {job->data[FN_X] + unit.offset[FN_X], rows->stride[FN_X]};
+    const fn_tile y = {job->data[FN_Y] + unit.offset[FN_Y], rows->stride[FN_Y]};
+    return job->verbs->normalize_cols(x, y, job->plan.rows, unit.width, &p);
+}
+
+static void whole_units(void *context, ptrdiff_t task, int worker) {
+    fn_forward_job *f = context;
+    const ptrdiff_t first = task * f->units_of_task, left = f->cut.units - first;
+    const ptrdiff_t last = left < f->units_of_task ? f->cut.units : first + f->units_of_task;
+    for (ptrdiff_t i = first, units; i < last; i += units) {
+        units = f->whole_cols ? whole_cols(f, i, last, &f->workers[worker]) : 0;
+        if (units) continue;
+        units = last - i < f->abreast ? last - i : f->abreast;
+        units_abreast(f, i, units, worker);
+    }
     fn_drain(f->job);
 }
 
@@ -263,7 +312,7 @@ static void run(fn_forward_job *f, int workers) {
     } else if (cut->interleaved) {
         fn_parallel(workers, cut->units, fn_interleaved, f);
     } else if (f->local) {
-        fn_parallel(workers, (cut->units + f->abreast - 1) / f->abreast, whole_units, f);
+        fn_parallel(workers, fn_ceil_div(cut->units, f->units_of_task), whole_units, f);
     } else {
         if (!f->job->given) fn_parallel(workers, cut->units * cut->chunks, moments_task, f);
         fn_parallel(cut->units > 1 ? workers : 1, cut->units, settle_task, f);
@@ -290,6 +339,8 @@ int fn_forward(fn_job *job) {
         if (!f.local) workers = fn_workers(job->threads, tasks, bytes, 3);
         if (workers == 1) f.local = 1;
         f.abreast = f.local ? fn_abreast(job, &f.cut, workers) : 1;
+        f.whole_cols = f.local && regions_can_be_whole(&f);
+        f.units_of_task = f.whole_cols ? fn_ceil_div(f.cut.units, workers > 1 ? workers * WORKER_TASKS : 1) : f.abreast;
         fn_space space = {.base = stack, .size = sizeof stack};
         layout(&f, workers, &space);
         char *memory = stack;

@@ -26,7 +26,9 @@ typedef struct {
     fn_job *job;
     fn_cut cut;
     int local;
-    ptrdiff_t abreast; /* local: units of a task */
+    ptrdiff_t abreast;       /* local: so many units are taken block by block, */
+    ptrdiff_t units_of_task; /* and so many in a task */
+    int whole_cols;          /* local: a verb does all that is done to regions of columns */
     fn_unit_state *units;
     fn_worker_state *workers;
 } fn_forward_job;

@@ -305,3 +305,17 @@ ptrdiff_t fn_abreast(const fn_job *job, const fn_cut *cut, int workers) {
     const ptrdiff_t most = workers > 1 ? min(in_cache, cut->units / (workers * WORKER_TASKS)) : in_cache;
     return max(1, min(min(most, cut->units), RUN_BYTES / next));
 }
+
+int fn_regions_adjoin(const fn_job *job, const fn_cut *cut) {
+    const fn_plan *plan = &job->plan;
+    if (!plan->cols || cut->strips > 1 || cut->chunks > 1 || !plan->nkept || plan->nreduced != 1) return 0;
+    if (job->data[FN_MASK] || !fn_tiles_adjacent(job) || plan->inner.stride[FN_STAT] != 1) return 0;
+    for (int o = FN_WEIGHT; o <= FN_BIAS; o++)
+        if (job->data[o] && fn_down_rows(job, o)) return 0;
+    return !fn_plan_params_vary(&plan->kept[plan->nkept - 1]);
+}
+
+ptrdiff_t fn_regions_from(const fn_job *job, ptrdiff_t first, ptrdiff_t last) {
+    const ptrdiff_t len = job->plan.kept[job->plan.nkept - 1].len;
+    return min(last - first, len - first % len);
+}

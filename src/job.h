@@ -119,6 +119,12 @@ fn_block fn_cut_blocks(const fn_job *job, const fn_cut *cut, const fn_unit *unit
  * are then read and written in runs that are long enough for the processor to fetch ahead. Changes no bit. */
 ptrdiff_t fn_abreast(const fn_job *job, const fn_cut *cut, int workers);
 
+/* Whether each region of columns is one unit of one chunk, and a verb can take those along the innermost kept axis one after
+ * the other: their rows follow at one step, all arrays hold them as they are, and they share their parameters. */
+int fn_regions_adjoin(const fn_job *job, const fn_cut *cut);
+/* how many of them, from `first` to before `last`, are along one such axis */
+ptrdiff_t fn_regions_from(const fn_job *job, ptrdiff_t first, ptrdiff_t last);
+
 /* the axis along which a block's rows follow each other, and that of the rows of which its slices consist */
 const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut);
 const fn_axis *fn_whole_axis(const fn_job *job, const fn_cut *cut);
@@ -207,7 +213,6 @@ static inline void fn_spread(const fn_job *job, void *a, ptrdiff_t slices, ptrdi
         }
     }
 }
-static inline fn_sums fn_sums_at(fn_sums s, ptrdiff_t i) { return (fn_sums){s.g + i, s.gx + i, s.x + i}; }
 
 /* ---- slices beyond the fast path -------------------------------------------------------------------------------- */
 

@@ -143,6 +143,15 @@ INLINE void FN(put_a)(A *row, ptrdiff_t at, ptrdiff_t k, vec v) {
     else
         STOREN_A(row + at, v, k);
 }
+/* a[0..n) = value; short ones by stores of all lanes as well, since those of some take longer than a loop */
+INLINE void FN(fill)(A *a, ptrdiff_t n, A value) {
+    const vec v = SPLAT(value);
+    const FOUR four = value - (FOUR){0};
+    ptrdiff_t j = 0;
+    for (; j + VL <= n; j += VL) STORE_A(a + j, v);
+    for (; j + 4 <= n; j += 4) memcpy(a + j, &four, sizeof four);
+    for (; j < n; j++) a[j] = value;
+}
 INLINE ivec FN(fetch_mask)(const uint8_t *row, ptrdiff_t at, ptrdiff_t k) {
     return k >= VL ? MASK(row + at) : MASKN(row + at, k);
 }

@@ -71,6 +71,8 @@ typedef struct {
     double *g, *gx, *x;
 } fn_sums;
 
+static inline fn_sums fn_sums_at(fn_sums s, ptrdiff_t i) { return (fn_sums){s.g + i, s.gx + i, s.x + i}; }
+
 /* sum g * (xhat - shift) from sum g * xhat; where one factor is 0, the other may be infinite or NaN */
 static inline double fn_moved(double gx, double shift, double g) { return g == 0 || shift == 0 ? gx : gx - shift * g; }
 
@@ -120,6 +122,31 @@ typedef struct {
     ptrdiff_t fold;          /* so many columns after another share a parameter, of which they are added up */
     int past;                /* as in fn_affine */
 } fn_slices;
+
+/* Columns of the backward, `fold` after another to a slice of `count` elements. */
+typedef struct {
+    ptrdiff_t fold;
+    double count;
+    int centre, scale;
+    int by_slice;          /* the parameters' gradients are wanted by slice */
+    fn_param weight;       /* NULL: 1; along the row, or a step apart, 0 of slices; what sums do not have in them yet */
+    void *shift, *c1, *c2; /* results, in A, by column; shift NULL: not wanted */
+} fn_columns;
+
+/* Regions of columns, alike and a step apart, all that is done to them; their statistics alone vary from one to the next. */
+typedef struct {
+    ptrdiff_t count, x, y, dy; /* regions, and bytes from one to the next; y: the result */
+    ptrdiff_t block_rows;      /* so many rows go into one call of a verb that sums */
+    ptrdiff_t fold;            /* columns of a slice, one after another */
+    int centre, scale;         /* subtract the mean; divide by the deviation */
+    double eps, least;         /* forward: as finalize takes them */
+    void *mean, *rstd;         /* in A, one for each slice of a region: results, or read in the backward; may be NULL */
+    ptrdiff_t stats;           /* so many values from a region's to the next one's */
+    fn_param weight, bias;     /* NULL: 1 and 0; along the row and the same for all rows, or one for all */
+    fn_sums sums; /* backward: columns' sums dy and dy * (xhat - shift) are added to g and gx; NULL: not wanted */
+    void *work;   /* 10 * n doubles, then 7 * n values of A; backward 3 * n and 5 * n */
+    int past;     /* as in fn_affine */
+} fn_regions;
 
 typedef struct fn_verbs {
     const char *name;
@@ -185,6 +212,17 @@ typedef struct fn_verbs {
     /* dx of such slices: dots_rows, their scalars, and combine or combine_cols of tile after tile. Returns how many are
      * done: fewer where statistics that are taken here are beyond the fast path. */
     ptrdiff_t (*adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t slices, ptrdiff_t n, const fn_slices *p);
+
+    /* From the sums of n columns, as dots_cols leaves them, to the scalars of combine: of each slice, for all of its columns.
+     * Then sums.gx[j] = sum dy * (xhat - shift); or `by_slice` that and sums.g of slices, in the first n / fold of n places. */
+    void (*settle_cols)(ptrdiff_t n, const fn_columns *p, fn_sums sums);
+
+    /* y of regions of columns, one after the other: moments_cols, finalize and apply. Returns how many are done: fewer where
+     * the next one is beyond the fast path. */
+    ptrdiff_t (*normalize_cols)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_regions *p);
+
+    /* dx of such regions: dots_cols, settle_cols and combine */
+    void (*adjoint_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_regions *p);
 
     /* From n moments: rstd = 1 / sqrt(m2 / count + eps) (1 unless `scale`), mean and comp split anew in A; a comp of
      * less than half an ulp of a quarter, in deviations, is left away.

@@ -14,6 +14,7 @@
 #include "tile_tmpl.c"
 #include "finalize_tmpl.c"
 #include "slices_tmpl.c"
+#include "regions_tmpl.c"
 
 static double FN(read)(const void *p) { return (double)LOAD1(p); }
 static void FN(write)(void *p, double value) { STORE1(p, (A)value); }
@@ -39,6 +40,9 @@ static const fn_verbs verbs = {
     .resum_cols = FN(resum_cols),
     .finish_cols = FN(finish_cols),
     .adjoint_rows = FN(adjoint_rows),
+    .settle_cols = FN(settle_cols),
+    .normalize_cols = FN(normalize_cols),
+    .adjoint_cols = FN(adjoint_cols),
     .finalize = FN(finalize),
     .drain = stream_end,
     .merge = merge,

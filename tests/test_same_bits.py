@@ -283,3 +283,47 @@ def test_statistics_do_not_depend_on_where_the_result_goes(dtype, rng):
     np.testing.assert_array_equal(out, y)
     np.testing.assert_array_equal(into.mean, stats.mean)
     np.testing.assert_array_equal(into.rstd, stats.rstd)
+
+
+# of these samples one is taken by itself as a unit, and many are taken in one call
+REGIONS = {
+    "groups": ((40, 3, 7, 40), 8),
+    "groups of odd channels, several blocks": ((9, 14, 13, 21), 3),
+    "groups of two channels": ((11, 4, 4, 66), 33),
+    "instances": ((23, 5, 3, 37), 37),
+    "instances of several blocks": ((6, 13, 17, 45), 45),
+}
+
+
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", REGIONS)
+def test_small_regions_of_columns_have_the_bits_of_each_alone(name, dtype, affine, rng):
+    (samples, *of_one), groups = REGIONS[name]
+    x, dy = rng.standard_normal((2, samples, *of_one)).astype(dtype)
+    x[1] += dtype.type(100)
+    x[2] = dtype.type(3)
+    x[3] *= dtype.type(1e30 if dtype in (FLOAT32, FLOAT64) else 100)  # a square beyond float32
+    x[4, 1, 1, 1] = np.nan
+    dy[5, 0, 2, 3] = np.inf
+    compute = FLOAT64 if dtype == FLOAT64 else FLOAT32
+    weight, bias = rng.standard_normal((2, of_one[-1])).astype(compute) if affine else (None, None)
+
+    def both_ways(x, dy):
+        with np.errstate(all="ignore"):
+            y, stats = fastnorm.group_norm(x, groups, weight, bias, channel_axis=-1, return_stats=True)
+            return y, *stats, *fastnorm.group_norm_backward(dy, x, stats, groups, weight, channel_axis=-1)
+
+    for threads in (1, 3):
+        with fastnorm.num_threads(threads):
+            together = both_ways(x, dy)
+        for i in range(samples):
+            one = slice(i, i + 1)
+            alone = both_ways(x[one], dy[one])
+            for part, a, e in zip(NAMES[:4], together, alone, strict=False):
+                assert a[one].tobytes() == e.tobytes(), f"{part} of sample {i} differs, {threads} threads"
+    if affine:
+        each = [both_ways(x[i : i + 1], dy[i : i + 1])[4:] for i in range(4)]
+        for actual, *parts in zip(both_ways(x[:4], dy[:4])[4:], *each, strict=True):
+            expected = np.sum(parts, axis=0, dtype=np.float64)
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6 * np.abs(parts).max())
