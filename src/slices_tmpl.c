@@ -102,8 +102,8 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
         if (p->mean)
             for (ptrdiff_t i = 0; i < k; i++) ((A *)p->mean)[s + i] = (A)(mean[i] + comp[i]);
         if (p->rstd) memcpy((A *)p->rstd + s, rstd, (size_t)k * sizeof(A));
-        const fn_affine q = {.mean = FN(by_row)(high, k, per, of.rows[0]),
-                             .comp = FN(by_row)(low, k, per, of.rows[1]),
+        const fn_affine q = {.mean = p->centre ? FN(by_row)(high, k, per, of.rows[0]) : absent,
+                             .comp = p->centre ? FN(by_row)(low, k, per, of.rows[1]) : absent,
                              .rstd = p->scale ? FN(by_row)(rstd, k, per, of.rows[2]) : absent,
                              .weight = FN(param_from)(p->weight, s * per, 0),
                              .bias = FN(param_from)(p->bias, s * per, 0),

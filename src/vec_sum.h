@@ -157,6 +157,12 @@ INLINE vf64 put_part_f32(float *p, vf64 v) {
     return (vf64){p[0], p[1]};
 #endif
 }
+/* whether every lane is -1, of lanes that are -1 or 0 */
+INLINE int all_of(vi64 v) {
+    int64_t all = -1;
+    for (int i = 0; i < VL_f64; i++) all &= v[i];
+    return (int)-all;
+}
 INLINE vf64 root_f64(vf64 v) {
 #if defined(FN_AVX512)
     return (vf64)_mm512_sqrt_pd((__m512d)v);
