@@ -248,10 +248,11 @@ cdef inline void put(void *a, Py_ssize_t i, double value, int code) noexcept:
 # ---- backward ---------------------------------------------------------------------------------------------------
 
 cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout, object weight, object bias,
-                      bint centre, bint scale, object where, bint given, bint fresh=False):
+                      bint centre, bint scale, object where, bint given, double root=0):
     """The gradients of `normalize`. x is None where neither dx nor dweight needs it; `given`: constant statistics.
 
-    fresh: there are no `stats`; it is x over its root mean square, to which nothing was added: no dbias.
+    root: unless 0, there are no `stats`; it is x over its root mean square, to which nothing was added: no dbias, and
+    dweight is still to be divided by it.
     """
     cdef fn_job job
     cdef Axes axes
@@ -259,7 +260,8 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
     cdef int ndim, code = start(&job, &axes, dy if x is None else x, layout, centre, scale)
     cdef cnp.ndarray dx, w = None, b = None, mask = None, mean = None, rstd = None, dweight = None, dbias = None
     cdef tuple pair
-    job.given = given
+    cdef bint fresh = root != 0
+    job.given, job.root = given, root
     lay_like(&axes, dy, layout, FN_DY)
     job.data[FN_DY] = <char *> cnp.PyArray_DATA(dy)
     if weight is not None:

@@ -53,7 +53,7 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
     b->workers = fn_take(space, (size_t)workers * sizeof *b->workers);
     for (ptrdiff_t i = 0; i < states; i++) {
         fn_unit_sums u = {0};
-        u.chunk = take_sums(space, records);
+        if (!b->gains) u.chunk = take_sums(space, records);
         if (!job->plan.cols && b->from_sums && !cut->many_rows) {
             u.plain = take_sums(space, records);
             if (b->row_cells) u.cells = take_sums(space, job->plan.rows * cut->splits);
@@ -61,14 +61,14 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
         if (job->data[FN_MASK]) u.count = fn_take(space, (size_t)records * sizeof(double));
         u.mean = fn_take(space, slots);
         u.rstd = fn_take(space, slots);
-        u.shift = fn_take(space, slots);
-        u.c1 = fn_take(space, slots);
-        u.c2 = fn_take(space, slots);
+        u.shift = fn_take(space, job->whole_rows ? 0 : slots);
+        u.c1 = fn_take(space, job->whole_rows ? 0 : slots);
+        u.c2 = fn_take(space, job->whole_rows ? 0 : slots);
         if (b->units) b->units[i] = u;
     }
     for (int i = 0; i < workers; i++) {
         fn_worker_space w = {0};
-        w.rows = take_sums(space, cut->block_rows);
+        if (!job->whole_rows) w.rows = take_sums(space, cut->block_rows);
         if (job->plan.cols || b->from_elements) {
             w.columns = take_sums(space, cut->split);
             w.work = fn_take(space, (size_t)(3 * cut->split * compute));
@@ -80,7 +80,7 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
         w.mask_tile = fn_take(space, fn_tile_bytes(job, cut, FN_MASK));
         if (b->workers) b->workers[i] = w;
     }
-    if (b->direct || b->by_pieces) return;
+    if (b->direct || b->by_pieces || b->gains) return;
     if (job->dweight) b->dweight = fn_take(space, (size_t)(fn_accumulators(b) * job->ndweight) * sizeof(double));
     if (job->dbias) b->dbias = fn_take(space, (size_t)(fn_accumulators(b) * job->ndbias) * sizeof(double));
 }
@@ -262,6 +262,7 @@ static int decide(fn_backward_job *b) {
     b->needs_sums = b->from_sums || (!job->given && (job->centre || job->scale));
     if (!b->cut.many_rows || (b->from_elements && !job->column_sums)) job->whole_rows = 0;
     job->column_sums &= job->whole_rows;
+    b->gains = job->whole_rows && job->undivided && job->dweight; /* of one row each, which has its own */
 
     const fn_cut *cut = &b->cut;
     const ptrdiff_t elements = job->plan.regions * job->plan.rows * job->plan.n;
@@ -330,6 +331,9 @@ static int attempt(fn_backward_job *b) {
     run(b, workers);
     if (b->dweight) add_parts(b, b->dweight, job->ndweight, job->dweight);
     if (b->dbias) add_parts(b, b->dbias, job->ndbias, job->dbias);
+    if (job->root != 0 && !b->gains)
+        job->verbs->divide(job->ndweight, job->dweight, job->verbs->compute_size == sizeof(double), job->root,
+                           job->dweight);
     if (memory != stack) free(memory);
     return FN_OK;
 }

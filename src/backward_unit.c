@@ -41,7 +41,10 @@ static fn_slices slices_of_block(const fn_backward_job *b, const fn_block *k, fn
         .mean = job->mean ? mean : NULL,
         .rstd = rstd,
         .weight = fn_param_by_row(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
-        .sums = b->from_sums ? u->chunk : (fn_sums){0},
+        .sums = b->from_sums && !b->gains ? u->chunk : (fn_sums){0},
+        .gains = b->gains ? (char *)job->dweight + k->offset[FN_DWEIGHT] * (ptrdiff_t)job->verbs->compute_size : NULL,
+        .gains_step = axis->stride[FN_DWEIGHT],
+        .root = job->root,
         .work = job->column_sums ? w->work : NULL,
         .fold = job->plan.fold.len,
         .past = job->past,
@@ -61,7 +64,7 @@ static void whole_rows(fn_backward_job *b, const fn_block *k, ptrdiff_t part, fn
     const fn_tile dx = rows_at(b, k, FN_Y);
     if (job->verbs->adjoint_rows(rows_at(b, k, FN_DY), rows_at(b, k, FN_X), dx, k->rows, k->width, &p) < k->rows)
         __atomic_store_n(&b->beyond, 1, __ATOMIC_RELAXED);
-    if (b->from_sums) fn_add_rows(b, part, k->offset, axis, k->rows * job->per, u->chunk);
+    if (b->from_sums && !b->gains) fn_add_rows(b, part, k->offset, axis, k->rows * job->per, u->chunk);
 }
 
 /* brings the column sums of these blocks from w->work to the part's accumulators */

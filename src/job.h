@@ -33,6 +33,7 @@ typedef struct {
     ptrdiff_t ndweight, ndbias;
     int fresh;       /* backward: the rstd are not there yet, but are taken here, without a mean and with eps 0 */
     int undivided;   /* backward: it began so; see fn_slices */
+    double root;     /* backward of such a job: what dweight is divided by */
     int past;        /* the result goes past the caches (fn_goes_past) */
     ptrdiff_t per;   /* many rows: so many make a slice (fn_rows_of_slice) */
     int whole_rows;  /* many rows: a verb does all that is done to a tile, and needs no tiles from here */

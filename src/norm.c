@@ -75,6 +75,7 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define SPLAT JOIN(splat, KA)
 #define TURN JOIN(turn, KA)
 #define PART JOIN(part, KA)
+#define LOAD_PART JOIN(load_part, KA)
 #define PUT_PART JOIN(put_part, KA)
 #define MASK JOIN(mask, KA)
 #define MASKN JOIN(maskn, KA)

@@ -40,6 +40,7 @@ static const fn_verbs verbs = {
     .finish_cols = FN(finish_cols),
     .adjoint_rows = FN(adjoint_rows),
     .finalize = FN(finalize),
+    .divide = FN(divide),
     .drain = stream_end,
     .merge = merge,
 };
