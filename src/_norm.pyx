@@ -46,7 +46,7 @@ def as_input(x, str name="x"):
 
 # ---- jobs -------------------------------------------------------------------------------------------------------
 
-# Below this no number of threads pays, so nobody is asked for it.
+# Below this no number of threads pays, so nobody is asked for it, nor does it pay to release the GIL.
 cdef enum: SERIAL_BYTES = 32768
 
 
@@ -99,11 +99,18 @@ cdef cnp.ndarray add_gradient(fn_job *job, Axes *axes, Layout layout, cnp.ndarra
     return gradient
 
 
+cdef int plan_and_run(fn_job *job, Axes *axes, bint forward) noexcept nogil:
+    cdef fn_floats floats = fn_floats_enter()
+    fn_plan_make(&job.plan, axes.ndim, axes.axis, job.verbs.size)
+    cdef int status = fn_forward(job) if forward else fn_backward(job)
+    fn_floats_leave(floats)
+    return status
+
+
 cdef int run(fn_job *job, Axes *axes, Layout layout, cnp.ndarray x, bint forward) except -1:
     """Makes the plan and runs the job. Returns 0 where there was nothing to do: some length is 0."""
     cdef int d, status
     cdef bint empty = False
-    cdef fn_floats floats
     for d in range(axes.ndim):
         if axes.axis[d].len == 0:
             if axes.axis[d].reduced and not job.given:
@@ -111,11 +118,11 @@ cdef int run(fn_job *job, Axes *axes, Layout layout, cnp.ndarray x, bint forward
             empty = True
     if empty:
         return 0
-    with nogil:
-        floats = fn_floats_enter()
-        fn_plan_make(&job.plan, axes.ndim, axes.axis, job.verbs.size)
-        status = fn_forward(job) if forward else fn_backward(job)
-        fn_floats_leave(floats)
+    if cnp.PyArray_NBYTES(x) < SERIAL_BYTES:  # over before another thread has the GIL
+        status = plan_and_run(job, axes, forward)
+    else:
+        with nogil:
+            status = plan_and_run(job, axes, forward)
     if status != FN_OK:
         raise MemoryError("fastnorm could not allocate its scratch memory")
     return 1
@@ -251,8 +258,8 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
                       bint centre, bint scale, object where, bint given, double root=0):
     """The gradients of `normalize`. x is None where neither dx nor dweight needs it; `given`: constant statistics.
 
-    root: unless 0, there are no `stats`; it is x over its root mean square, to which nothing was added: no dbias, and
-    dweight is still to be divided by it.
+    root: unless 0, there are no `stats`; it is x over its root mean square, to which nothing was added: no dbias, but
+    (dx, dweight) alone, and dweight is still to be divided by it.
     """
     cdef fn_job job
     cdef Axes axes
@@ -272,11 +279,8 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
     if x is not None:
         job.data[FN_X] = <char *> cnp.PyArray_DATA(x)
         ndim = stats_dims(&axes, layout.keepdims, dims)
-        if fresh:
-            job.fresh = 1
-            rstd = cnp.PyArray_EMPTY(ndim, dims, compute_num(code), 0)
-            job.rstd = cnp.PyArray_DATA(rstd)
-        else:
+        job.fresh = fresh
+        if not fresh:
             pair = <tuple> stats if type(stats) is Stats else checks.to_pair(stats)
         if centre:
             mean = to_stats(pair[0], "stats.mean", ndim, dims, code)
@@ -297,7 +301,7 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
     if b is not None:
         dbias = add_gradient(&job, &axes, layout, b, FN_DBIAS, code)
     run(&job, &axes, layout, dy, False)
-    return new_tuple(Grads, (dx, dweight, dbias))
+    return (dx, dweight) if fresh else new_tuple(Grads, (dx, dweight, dbias))
 
 
 def backward(dy, x, stats, Family family, axis, weight, bias, bint with_mean, bint with_std, where,

@@ -211,7 +211,8 @@ static void add_parts(const fn_backward_job *b, double *parts, ptrdiff_t n, void
 /* whether the verbs can do a block of many rows by themselves; merges rows for them to do so */
 static int can_be_whole(fn_job *job) {
     const fn_plan *plan = &job->plan;
-    if (job->data[FN_MASK] || !job->data[FN_X] || !job->scale || job->given || !job->rstd) return 0;
+    if (job->data[FN_MASK] || !job->data[FN_X] || !job->scale || job->given) return 0;
+    if (!job->rstd && !job->fresh) return 0;
     if (!fn_tile_adjacent(job, FN_DY) || !fn_tile_adjacent(job, FN_X) || !fn_tile_adjacent(job, FN_Y)) return 0;
     if (!job->undivided) fn_merge_rows(job);
     return fn_rows_of_slice(job) && !(job->fresh && plan->nreduced);
@@ -297,16 +298,20 @@ static int decide(fn_backward_job *b) {
     return workers;
 }
 
-/* the statistics that a job without any has been promised */
-static int take_statistics(fn_job *job) {
-    fn_job forward = *job;
+/* the statistics of a job without any, for the caller to free */
+static int take_statistics(fn_job *job, void **memory) {
+    const fn_plan *plan = &job->plan;
+    const ptrdiff_t slices = plan->regions * (plan->cols ? plan->inner.len : 1);
+    job->rstd = *memory = malloc((size_t)slices * job->verbs->compute_size);
+    if (!job->rstd) return FN_NO_MEMORY;
     job->fresh = 0;
+    fn_job forward = *job;
     forward.eps = 0;
     forward.data[FN_Y] = forward.data[FN_DY] = forward.data[FN_WEIGHT] = NULL;
     return fn_forward(&forward);
 }
 
-static int attempt(fn_backward_job *b) {
+static int attempt(fn_backward_job *b, void **statistics) {
     fn_job *job = b->job;
     char stack[STACK_BYTES] __attribute__((aligned(64)));
     job->whole_rows = can_be_whole(job);
@@ -315,7 +320,7 @@ static int attempt(fn_backward_job *b) {
     job->column_sums = job->whole_rows && with_column_sums(job);
     job->past = fn_goes_past(job);
     b->cut = fn_cut_make(job);
-    const int workers = decide(b), status = job->fresh && !job->whole_rows ? take_statistics(job) : FN_OK;
+    const int workers = decide(b), status = job->fresh && !job->whole_rows ? take_statistics(job, statistics) : FN_OK;
     if (status != FN_OK) return status;
     fn_space space = {.base = stack, .size = sizeof stack};
     layout(b, workers, &space);
@@ -339,16 +344,17 @@ static int attempt(fn_backward_job *b) {
 }
 
 int fn_backward(fn_job *job) {
-    void *packed = NULL;
+    void *packed = NULL, *statistics = NULL;
     fn_backward_job b = {.job = job};
     job->undivided = job->fresh; /* and stays so in a second attempt: a slice must not depend on its neighbours */
     int status = fn_param_pack(job, FN_WEIGHT, &packed);
-    if (status == FN_OK) status = attempt(&b);
+    if (status == FN_OK) status = attempt(&b, &statistics);
     if (status == FN_OK && b.beyond) {
-        status = take_statistics(job);
+        status = take_statistics(job, &statistics);
         b = (fn_backward_job){.job = job};
-        if (status == FN_OK) status = attempt(&b);
+        if (status == FN_OK) status = attempt(&b, &statistics);
     }
     free(packed);
+    free(statistics);
     return status;
 }

@@ -29,16 +29,17 @@ static fn_slices slices_of_block(const fn_backward_job *b, const fn_block *k, fn
     const fn_job *job = b->job;
     const ptrdiff_t at = k->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size;
     const fn_axis *axis = fn_row_axis(job, &b->cut);
-    const int apart = axis->stride[FN_STAT] != 1;
+    const int apart = axis->stride[FN_STAT] != 1 && !job->fresh;
     if (apart) fn_load_stats(job, axis, k->offset[FN_STAT], k->rows, u);
-    char *mean = apart ? u->mean : (char *)job->mean + at, *rstd = apart ? u->rstd : (char *)job->rstd + at;
+    const void *mean = !job->mean ? NULL : apart ? u->mean : (char *)job->mean + at;
+    const void *rstd = !job->rstd ? NULL : apart ? u->rstd : (char *)job->rstd + at;
     return (fn_slices){
         .per = job->per,
         .centre = job->centre,
         .fresh = job->fresh,
         .undivided = job->undivided,
         .least = FN_LEAST_VARIANCE,
-        .mean = job->mean ? mean : NULL,
+        .mean = mean,
         .rstd = rstd,
         .weight = fn_param_by_row(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
         .sums = b->from_sums && !b->gains ? u->chunk : (fn_sums){0},

@@ -31,7 +31,7 @@ typedef struct {
     double *count64;        /* forward: how many elements entered; may be NULL */
     void *dweight, *dbias;  /* backward: results in A; NULL: not wanted */
     ptrdiff_t ndweight, ndbias;
-    int fresh;       /* backward: the rstd are not there yet, but are taken here, without a mean and with eps 0 */
+    int fresh;       /* backward: there are no rstd, but they are taken here, without a mean and with eps 0 */
     int undivided;   /* backward: it began so; see fn_slices */
     double root;     /* backward of such a job: what dweight is divided by */
     int past;        /* the result goes past the caches (fn_goes_past) */

@@ -40,5 +40,4 @@ def weight_backward(dw, v, g, Family family, axis):
     cdef Layout layout = find(family, cnp.PyArray_NDIM(a), axis, None)
     cdef double root
     cdef cnp.ndarray gain = scaled_gain(g, a, layout, &root)
-    grads = gradients(dy, a, None, layout, gain, None, False, True, None, False, root)
-    return grads[0], grads[1]
+    return gradients(dy, a, None, layout, gain, None, False, True, None, False, root)
