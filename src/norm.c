@@ -74,6 +74,8 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define IN_DOUBLE JOIN(in_double, KA)
 #define SPLAT JOIN(splat, KA)
 #define TURN JOIN(turn, KA)
+#define HALVES JOIN(halves, KA)
+#define TURN_HALVES JOIN(turn_halves, KA)
 #define PART JOIN(part, KA)
 #define LOAD_PART JOIN(load_part, KA)
 #define PUT_PART JOIN(put_part, KA)
