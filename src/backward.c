@@ -11,6 +11,7 @@
  * Either way they are added up in double within a fixed number of parts, and the parts in order. */
 #include "backward.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -343,6 +344,19 @@ static int attempt(fn_backward_job *b, void **statistics) {
     return FN_OK;
 }
 
+/* slices that are so small that their rstd, which was taken here, is infinite: the verbs made NaN of them */
+static void mend(const fn_job *job) {
+    const fn_plan *plan = &job->plan;
+    const ptrdiff_t columns = plan->cols ? plan->inner.len : 1;
+    for (ptrdiff_t i = 0; i < plan->regions * columns; i++) {
+        ptrdiff_t offset[FN_NOPERANDS];
+        memcpy(offset, plan->offset, sizeof offset);
+        fn_plan_seek(plan->kept, plan->nkept, i / columns, offset);
+        for (int o = 0; plan->cols && o < FN_NOPERANDS; o++) offset[o] += i % columns * plan->inner.stride[o];
+        if (isinf(fn_get(job, job->rstd, offset[FN_STAT]))) fn_rescue_gradients(job, offset);
+    }
+}
+
 int fn_backward(fn_job *job) {
     void *packed = NULL, *statistics = NULL;
     fn_backward_job b = {.job = job};
@@ -354,6 +368,7 @@ int fn_backward(fn_job *job) {
         b = (fn_backward_job){.job = job};
         if (status == FN_OK) status = attempt(&b, &statistics);
     }
+    if (status == FN_OK && statistics) mend(job);
     free(packed);
     free(statistics);
     return status;

@@ -221,6 +221,9 @@ typedef struct {
  * NaN and infinity. `offset` is the slice's first element. */
 fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]);
 
+/* The gradients of one slice of a job that began without statistics, whose rstd A cannot hold. */
+void fn_rescue_gradients(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]);
+
 /* Sets prescale and what goes with it, for an rstd beyond `top`, A's largest number: the data come nearer by a power of
  * two, as far as the mean can follow. */
 void fn_bring_nearer(fn_slice *s, double top);
