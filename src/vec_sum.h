@@ -173,9 +173,13 @@ INLINE vf64 put_part_f32(float *p, vf64 v) {
 }
 /* whether every lane is -1, of lanes that are -1 or 0 */
 INLINE int all_of(vi64 v) {
-    int64_t all = -1;
-    for (int i = 0; i < VL_f64; i++) all &= v[i];
-    return (int)-all;
+#if defined(FN_AVX512)
+    return _mm512_movepi64_mask((__m512i)v) == 0xff;
+#elif defined(FN_AVX2)
+    return _mm256_movemask_pd((__m256d)v) == 0xf;
+#else
+    return (v[0] & v[1]) != 0;
+#endif
 }
 INLINE vf64 root_f64(vf64 v) {
 #if defined(FN_AVX512)

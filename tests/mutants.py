@@ -55,7 +55,7 @@ MUTANTS = {  # name: (file, text, what stands there instead)
     "pieces of a row not merged": ("src/rows_tmpl.c", "if (begun) merge(1,", "if (r > 0) merge(1,"),
     "the last middle rows left out": ("src/middle_tmpl.c", "return cells / 4 * 4;", "return cells;"),
     "a remainder among many kept": ("src/finalize_tmpl.c", "(vi64)rest & ~(rest * rest < SLIGHT * SLIGHT * var)", "(vi64)rest & ~(rest * rest < 0 * var)"),
-    "the last of many beyond the fast path taken for done": ("src/vec_sum.h", "i < VL_f64; i++) all &=", "i + 1 < VL_f64; i++) all &="),
+    "the last of many beyond the fast path taken for done": ("src/vec_sum.h", "return (v[0] & v[1]) != 0;", "return v[0] != 0;"),
     "an early vector beyond the fast path taken for done": ("src/finalize_tmpl.c", "fine &= FN(finalize_some)", "fine = FN(finalize_some)"),
     "an early vector of products taken undivided": ("src/slices_tmpl.c", "some &= FN(divide_some)", "some = FN(divide_some)"),
     "the last rows' products taken undivided": ("src/slices_tmpl.c", "rest &= FN(divide_one)", "rest |= FN(divide_one)"),
