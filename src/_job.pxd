@@ -8,6 +8,7 @@ cdef extern from "norm.h" nogil:
         size_t compute_size
         double (*load1)(const void *p) noexcept
         void (*store1)(void *p, double value) noexcept
+        void (*divide)(Py_ssize_t n, const void *a, int wide, double by, void *to) noexcept
     ctypedef struct fn_tier:
         const char *name
         const fn_verbs *verbs[4]
@@ -40,7 +41,7 @@ cdef extern from "job.h" nogil:
         char *data[9]
         int threads
         int centre, scale, given, fresh
-        double eps
+        double eps, root
         void *mean
         void *rstd
         const double *far_rstd

@@ -48,7 +48,7 @@ def as_input(x, str name="x"):
 
 cdef enum:
     SERIAL_BYTES = 32768  # below this no number of threads pays, so nobody is asked for it,
-    HELD_BYTES = 4096     # and up to this it takes as long to let other Python threads run as to be done
+    HELD_BYTES = 16384    # and up to this it is over before another Python thread would run
 
 
 cdef int start(fn_job *job, Axes *axes, cnp.ndarray x, Layout layout, bint centre, bint scale) except -1:
@@ -257,10 +257,11 @@ cdef inline void put(void *a, Py_ssize_t i, double value, int code) noexcept:
 # ---- backward ---------------------------------------------------------------------------------------------------
 
 cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout, object weight, object bias,
-                      bint centre, bint scale, object where, bint given, bint fresh=False):
+                      bint centre, bint scale, object where, bint given, double root=0):
     """The gradients of `normalize`. x is None where neither dx nor dweight needs it; `given`: constant statistics.
 
-    fresh: there are no `stats`; it is x over its root mean square, to which nothing was added: no dbias.
+    root: unless 0, there are no `stats`; it is x over its root mean square, to which nothing was added: no dbias, but
+    (dx, dweight) alone, and dweight is still to be divided by it.
     """
     cdef fn_job job
     cdef Axes axes
@@ -268,7 +269,8 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
     cdef int ndim, code = start(&job, &axes, dy if x is None else x, layout, centre, scale)
     cdef cnp.ndarray dx, w = None, b = None, mask = None, mean = None, rstd = None, dweight = None, dbias = None
     cdef tuple pair
-    job.given = given
+    cdef bint fresh = root != 0
+    job.given, job.root = given, root
     lay_like(&axes, dy, layout, FN_DY)
     job.data[FN_DY] = <char *> cnp.PyArray_DATA(dy)
     if weight is not None:
@@ -279,11 +281,8 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
     if x is not None:
         job.data[FN_X] = <char *> cnp.PyArray_DATA(x)
         ndim = stats_dims(&axes, layout.keepdims, dims)
-        if fresh:
-            job.fresh = 1
-            rstd = cnp.PyArray_EMPTY(ndim, dims, compute_num(code), 0)
-            job.rstd = cnp.PyArray_DATA(rstd)
-        else:
+        job.fresh = fresh
+        if not fresh:
             pair = <tuple> stats if type(stats) is Stats else checks.to_pair(stats)
         if centre:
             mean = to_stats(pair[0], "stats.mean", ndim, dims, code)
@@ -304,7 +303,7 @@ cdef object gradients(cnp.ndarray dy, cnp.ndarray x, object stats, Layout layout
     if b is not None:
         dbias = add_gradient(&job, &axes, layout, b, FN_DBIAS, code)
     run(&job, &axes, layout, dy, False)
-    return new_tuple(Grads, (dx, dweight, dbias))
+    return (dx, dweight) if fresh else new_tuple(Grads, (dx, dweight, dbias))
 
 
 def backward(dy, x, stats, Family family, axis, weight, bias, bint with_mean, bint with_std, where,

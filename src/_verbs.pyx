@@ -57,6 +57,9 @@ cdef extern from "norm.h":
         const void *rstd
         fn_param weight
         fn_sums sums
+        void *gains
+        ptrdiff_t gains_step
+        double root
         void *work
         int past
     ctypedef struct fn_verbs:
@@ -370,13 +373,18 @@ cdef class Verbs:
 
     def adjoint_rows(self, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dx, ptrdiff_t per, bint centre, out, mean=None,
                      rstd=None, weight=None, work=None, least=-1.0):
-        """How many slices are done. mean and rstd: (slices,), rstd None: fresh ones; out: the rows' sums."""
+        """How many slices are done. mean and rstd: (slices,), rstd None: fresh ones; out: the rows' sums, or (slices,): the
+        gains, of a root of 0.75."""
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1], slices = rows // per
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_slices p
         memset(&p, 0, sizeof(p))
-        p.per, p.centre, p.least, p.past, p.sums = per, centre, least, self.past, sums_of(out, rows)
+        p.per, p.centre, p.least, p.past = per, centre, least, self.past
         p.fresh = p.undivided = rstd is None
+        if out.ndim == 1:
+            p.gains, p.gains_step, p.root = values(out, slices, compute), 1, 0.75
+        else:
+            p.sums = sums_of(out, rows)
         if mean is not None:
             p.mean = values(mean, slices, compute)
         if rstd is not None:

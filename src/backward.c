@@ -11,6 +11,7 @@
  * Either way they are added up in double within a fixed number of parts, and the parts in order. */
 #include "backward.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -56,7 +57,7 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
     for (ptrdiff_t i = 0; i < states; i++) {
         fn_unit_sums *u = b->units ? &b->units[i] : &unit; /* in its place: a copy would wait for what it is made of */
         *u = (fn_unit_sums){0};
-        u->chunk = take_sums(space, records);
+        if (!b->gains) u->chunk = take_sums(space, records);
         if (!job->plan.cols && b->from_sums && !cut->many_rows && !cut->interleaved) {
             u->plain = take_sums(space, records);
             if (b->row_cells) u->cells = take_sums(space, job->plan.rows * cut->splits);
@@ -64,14 +65,14 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
         if (job->data[FN_MASK]) u->count = fn_take(space, (size_t)records * sizeof(double));
         u->mean = fn_take(space, slots);
         u->rstd = fn_take(space, slots);
-        u->shift = fn_take(space, slots);
-        u->c1 = fn_take(space, slots);
-        u->c2 = fn_take(space, slots);
+        u->shift = fn_take(space, job->whole_rows ? 0 : slots);
+        u->c1 = fn_take(space, job->whole_rows ? 0 : slots);
+        u->c2 = fn_take(space, job->whole_rows ? 0 : slots);
     }
     for (int i = 0; i < workers; i++) {
         fn_worker_space *w = b->workers ? &b->workers[i] : &worker;
         *w = (fn_worker_space){0};
-        w->rows = take_sums(space, cut->block_rows);
+        if (!job->whole_rows) w->rows = take_sums(space, cut->block_rows);
         if (job->plan.cols || b->from_elements) {
             w->columns = take_sums(space, cut->split);
             w->work = fn_take(space, (size_t)(cut->split * (b->whole_cols ? 3 * 8 + 5 * compute : 3 * compute)));
@@ -82,7 +83,7 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
         w->dx_tile = fn_take(space, fn_tile_bytes(job, cut, FN_Y));
         w->mask_tile = fn_take(space, fn_tile_bytes(job, cut, FN_MASK));
     }
-    if (b->direct || b->by_pieces) return;
+    if (b->direct || b->by_pieces || b->gains) return;
     if (job->dweight) b->dweight = fn_take(space, (size_t)(fn_accumulators(b) * job->ndweight) * sizeof(double));
     if (job->dbias) b->dbias = fn_take(space, (size_t)(fn_accumulators(b) * job->ndbias) * sizeof(double));
 }
@@ -216,7 +217,8 @@ static void add_parts(const fn_backward_job *b, double *parts, ptrdiff_t n, void
 /* whether the verbs can do a block of many rows by themselves; merges rows for them to do so */
 static int can_be_whole(fn_job *job) {
     const fn_plan *plan = &job->plan;
-    if (job->data[FN_MASK] || !job->data[FN_X] || !job->scale || job->given || !job->rstd) return 0;
+    if (job->data[FN_MASK] || !job->data[FN_X] || !job->scale || job->given) return 0;
+    if (!job->rstd && !job->fresh) return 0;
     if (!fn_tile_adjacent(job, FN_DY) || !fn_tile_adjacent(job, FN_X) || !fn_tile_adjacent(job, FN_Y)) return 0;
     if (!job->undivided) fn_merge_rows(job);
     return fn_rows_of_slice(job) && !(job->fresh && plan->nreduced);
@@ -267,6 +269,7 @@ static int decide(fn_backward_job *b) {
     b->needs_sums = b->from_sums || (!job->given && (job->centre || job->scale));
     if (!b->cut.many_rows || (b->from_elements && !job->column_sums)) job->whole_rows = 0;
     job->column_sums &= job->whole_rows;
+    b->gains = job->whole_rows && job->undivided && job->dweight; /* of one row each, which has its own */
 
     const fn_cut *cut = &b->cut;
     const ptrdiff_t elements = job->plan.regions * job->plan.rows * job->plan.n;
@@ -302,16 +305,20 @@ static int decide(fn_backward_job *b) {
     return workers;
 }
 
-/* the statistics that a job without any has been promised */
-static int take_statistics(fn_job *job) {
-    fn_job forward = *job;
+/* the statistics of a job without any, for the caller to free */
+static int take_statistics(fn_job *job, void **memory) {
+    const fn_plan *plan = &job->plan;
+    const ptrdiff_t slices = plan->regions * (plan->cols ? plan->inner.len : 1);
+    job->rstd = *memory = malloc((size_t)slices * job->verbs->compute_size);
+    if (!job->rstd) return FN_NO_MEMORY;
     job->fresh = 0;
+    fn_job forward = *job;
     forward.eps = 0;
     forward.data[FN_Y] = forward.data[FN_DY] = forward.data[FN_WEIGHT] = NULL;
     return fn_forward(&forward);
 }
 
-static int attempt(fn_backward_job *b) {
+static int attempt(fn_backward_job *b, void **statistics) {
     fn_job *job = b->job;
     char stack[STACK_BYTES] __attribute__((aligned(64)));
     job->whole_rows = can_be_whole(job);
@@ -320,7 +327,7 @@ static int attempt(fn_backward_job *b) {
     job->column_sums = job->whole_rows && with_column_sums(job);
     job->past = fn_goes_past(job);
     b->cut = fn_cut_make(job);
-    const int workers = decide(b), status = job->fresh && !job->whole_rows ? take_statistics(job) : FN_OK;
+    const int workers = decide(b), status = job->fresh && !job->whole_rows ? take_statistics(job, statistics) : FN_OK;
     if (status != FN_OK) return status;
     fn_space space = {.base = stack, .size = sizeof stack};
     layout(b, workers, &space);
@@ -336,21 +343,39 @@ static int attempt(fn_backward_job *b) {
     run(b, workers);
     if (b->dweight) add_parts(b, b->dweight, job->ndweight, job->dweight);
     if (b->dbias) add_parts(b, b->dbias, job->ndbias, job->dbias);
+    if (job->root != 0 && !b->gains)
+        job->verbs->divide(job->ndweight, job->dweight, job->verbs->compute_size == sizeof(double), job->root,
+                           job->dweight);
     if (memory != stack) free(memory);
     return FN_OK;
 }
 
+/* slices that are so small that their rstd, which was taken here, is infinite: the verbs made NaN of them */
+static void mend(const fn_job *job) {
+    const fn_plan *plan = &job->plan;
+    const ptrdiff_t columns = plan->cols ? plan->inner.len : 1;
+    for (ptrdiff_t i = 0; i < plan->regions * columns; i++) {
+        ptrdiff_t offset[FN_NOPERANDS];
+        memcpy(offset, plan->offset, sizeof offset);
+        fn_plan_seek(plan->kept, plan->nkept, i / columns, offset);
+        for (int o = 0; plan->cols && o < FN_NOPERANDS; o++) offset[o] += i % columns * plan->inner.stride[o];
+        if (isinf(fn_get(job, job->rstd, offset[FN_STAT]))) fn_rescue_gradients(job, offset);
+    }
+}
+
 int fn_backward(fn_job *job) {
-    void *packed = NULL;
+    void *packed = NULL, *statistics = NULL;
     fn_backward_job b = {.job = job};
     job->undivided = job->fresh; /* and stays so in a second attempt: a slice must not depend on its neighbours */
     int status = fn_param_pack(job, FN_WEIGHT, &packed);
-    if (status == FN_OK) status = attempt(&b);
+    if (status == FN_OK) status = attempt(&b, &statistics);
     if (status == FN_OK && b.beyond) {
-        status = take_statistics(job);
+        status = take_statistics(job, &statistics);
         b = (fn_backward_job){.job = job};
-        if (status == FN_OK) status = attempt(&b);
+        if (status == FN_OK) status = attempt(&b, &statistics);
     }
+    if (status == FN_OK && statistics) mend(job);
     free(packed);
+    free(statistics);
     return status;
 }

@@ -35,6 +35,7 @@ typedef struct {
     int direct;              /* every element has parameters of its own: their gradients are no sums */
     int by_pieces;           /* a task is one piece of all rows, with all of its columns' sums (backward_pieces.c) */
     int apart;               /* no two slices share a parameter, so no two parts do: one accumulator serves them all */
+    int gains;               /* the verbs write every row's own dweight themselves, and there is no dbias */
     double *dweight, *dbias; /* fn_accumulators() times their size */
     int beyond;              /* statistics on the way came out beyond the fast path: all over again, with given ones */
     fn_unit_sums *units;

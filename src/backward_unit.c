@@ -29,19 +29,23 @@ static fn_slices slices_of_block(const fn_backward_job *b, const fn_block *k, fn
     const fn_job *job = b->job;
     const ptrdiff_t at = k->offset[FN_STAT] * (ptrdiff_t)job->verbs->compute_size;
     const fn_axis *axis = fn_row_axis(job, &b->cut);
-    const int apart = axis->stride[FN_STAT] != 1;
+    const int apart = axis->stride[FN_STAT] != 1 && !job->fresh;
     if (apart) fn_load_stats(job, axis, k->offset[FN_STAT], k->rows, u);
-    char *mean = apart ? u->mean : (char *)job->mean + at, *rstd = apart ? u->rstd : (char *)job->rstd + at;
+    const void *mean = !job->mean ? NULL : apart ? u->mean : (char *)job->mean + at;
+    const void *rstd = !job->rstd ? NULL : apart ? u->rstd : (char *)job->rstd + at;
     return (fn_slices){
         .per = job->per,
         .centre = job->centre,
         .fresh = job->fresh,
         .undivided = job->undivided,
         .least = FN_LEAST_VARIANCE,
-        .mean = job->mean ? mean : NULL,
+        .mean = mean,
         .rstd = rstd,
         .weight = fn_param_by_row(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
-        .sums = b->from_sums ? u->chunk : (fn_sums){0},
+        .sums = b->from_sums && !b->gains ? u->chunk : (fn_sums){0},
+        .gains = b->gains ? (char *)job->dweight + k->offset[FN_DWEIGHT] * (ptrdiff_t)job->verbs->compute_size : NULL,
+        .gains_step = axis->stride[FN_DWEIGHT],
+        .root = job->root,
         .work = job->column_sums ? w->work : NULL,
         .fold = job->plan.fold.len,
         .past = job->past,
@@ -61,7 +65,7 @@ static void whole_rows(fn_backward_job *b, const fn_block *k, ptrdiff_t part, fn
     const fn_tile dx = rows_at(b, k, FN_Y);
     if (job->verbs->adjoint_rows(rows_at(b, k, FN_DY), rows_at(b, k, FN_X), dx, k->rows, k->width, &p) < k->rows)
         __atomic_store_n(&b->beyond, 1, __ATOMIC_RELAXED);
-    if (b->from_sums) fn_add_rows(b, part, k->offset, axis, k->rows * job->per, u->chunk);
+    if (b->from_sums && !b->gains) fn_add_rows(b, part, k->offset, axis, k->rows * job->per, u->chunk);
 }
 
 /* brings the column sums of these blocks from w->work to the part's accumulators */

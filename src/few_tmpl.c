@@ -12,39 +12,47 @@ INLINE int FN(is_few)(ptrdiff_t n) { return n <= FN(MOST_VECTORS) * VL; }
         ONE_OF_FOUR(V, 1, call, ONE_OF_FOUR(V, 5, call, (void)0));                                                     \
     } while (0)
 
-/* apply of rows of V vectors. `V`, `weight_along` and `bias_along` are constants. */
-INLINE void FN(apply_few)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, int V, const fn_affine *p,
+/* apply of rows of V vectors. `V`, `centred` (there is a mean, a comp or a bias), `weight_along` and `bias_along` are
+ * constants. */
+INLINE void FN(apply_few)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, int V, const fn_affine *p, int centred,
                           int weight_along, int bias_along) {
     const char *row = x.base;
     char *to = (char *)y.base;
     vec w[FN(MOST_VECTORS)], b[FN(MOST_VECTORS)];
     const ptrdiff_t x_step = x.step, y_step = y.step;
-    const fn_affine of = *p; /* as the compiler must assume that y holds it */
+    const A zero = 0, minus_zero = (A)-0.0, one = 1;
+    const fn_param means = FN(param_or)(p->mean, &zero), comps = FN(param_or)(p->comp, &zero);
+    const fn_param rstds = FN(param_or)(p->rstd, &one), weights = FN(param_or)(p->weight, &one);
+    const fn_param biases = FN(param_or)(p->bias, &minus_zero);
     UNROLL for (int u = 0; u < V; u++) {
         const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
-        w[u] = weight_along ? FN(fetch_a)(of.weight.a, at, k) : (vec){0};
-        b[u] = bias_along ? FN(fetch_a)(of.bias.a, at, k) : (vec){0};
+        w[u] = weight_along ? FN(fetch_a)(p->weight.a, at, k) : (vec){0};
+        b[u] = bias_along ? FN(fetch_a)(p->bias.a, at, k) : (vec){0};
     }
     for (ptrdiff_t r = 0; r < rows; r++, row += x_step, to += y_step) {
-        const vec mean = FN(param_splat)(of.mean, r, 0), comp = FN(param_splat)(of.comp, r, 0);
-        const vec rstd = FN(param_splat)(of.rstd, r, 1);
-        const vec weight = weight_along ? rstd : FN(param_splat)(of.weight, r, 1);
-        const vec bias = bias_along ? rstd : FN(param_splat)(of.bias, r, (A)-0.0);
+        const vec rstd = FN(param_load)(rstds, r), mean = centred ? FN(param_load)(means, r) : rstd;
+        const vec comp = centred ? FN(param_load)(comps, r) : rstd;
+        const vec weight = weight_along ? rstd : FN(param_load)(weights, r);
+        const vec bias = bias_along || !centred ? rstd : FN(param_load)(biases, r);
         UNROLL for (int u = 0; u < V; u++) {
             const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
-            const vec v = ((FN(fetch)(row, at, k, 0) - mean) - comp) * rstd * (weight_along ? w[u] : weight);
-            FN(put)(to, at, k, v + (bias_along ? b[u] : bias));
+            const vec v = FN(fetch)(row, at, k, 0), d = centred ? (v - mean) - comp : v;
+            const vec xhat = d * rstd * (weight_along ? w[u] : weight);
+            FN(put)(to, at, k, centred ? xhat + (bias_along ? b[u] : bias) : xhat);
         }
     }
 }
 /* the same of few vectors; returns how many rows are done: all, or none of parameters that it does not know */
 OUTLINE ptrdiff_t FN(apply_short)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p,
                                   int weight_along, int bias_along) {
+    const int centred = p->mean.a || p->comp.a || p->bias.a;
     if (bias_along > weight_along) return 0;
 #define APPLY_FEW(V)                                                                                                   \
-    (weight_along && bias_along) ? FN(apply_few)(x, y, rows, n, V, p, 1, 1)                                            \
-    : weight_along               ? FN(apply_few)(x, y, rows, n, V, p, 1, 0)                                            \
-                                 : FN(apply_few)(x, y, rows, n, V, p, 0, 0)
+    (weight_along && bias_along) ? FN(apply_few)(x, y, rows, n, V, p, 1, 1, 1)                                         \
+    : (centred && weight_along)  ? FN(apply_few)(x, y, rows, n, V, p, 1, 1, 0)                                         \
+    : centred                    ? FN(apply_few)(x, y, rows, n, V, p, 1, 0, 0)                                         \
+    : weight_along               ? FN(apply_few)(x, y, rows, n, V, p, 0, 1, 0)                                         \
+                                 : FN(apply_few)(x, y, rows, n, V, p, 0, 0, 0)
     BY_FEW_VECTORS(n, APPLY_FEW);
 #undef APPLY_FEW
     return rows;
@@ -56,16 +64,19 @@ INLINE void FN(combine_few)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, p
     const char *gs = dy.base, *xs = x.base;
     char *ds = (char *)dx.base;
     const ptrdiff_t dy_step = dy.step, x_step = x.step, dx_step = dx.step;
-    const fn_adjoint of = *p; /* as the compiler must assume that dx holds it */
+    const A zero = 0, minus_zero = (A)-0.0, one = 1;
+    const fn_param means = FN(param_or)(p->mean, &zero), rstds = FN(param_or)(p->rstd, &one);
+    const fn_param c1s = FN(param_or)(p->c1, &minus_zero), c2s = FN(param_or)(p->c2, &zero);
+    const fn_param weights = FN(param_or)(p->weight, &one);
     vec w[FN(MOST_VECTORS)];
     UNROLL for (int u = 0; u < V; u++) {
         const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
-        w[u] = weight_along ? FN(fetch_a)(of.weight.a, at, k) : (vec){0};
+        w[u] = weight_along ? FN(fetch_a)(p->weight.a, at, k) : (vec){0};
     }
     for (ptrdiff_t r = 0; r < rows; r++, gs += dy_step, xs += x_step, ds += dx_step) {
-        const vec mean = FN(param_splat)(of.mean, r, 0), rstd = FN(param_splat)(of.rstd, r, 1);
-        const vec c1 = FN(param_splat)(of.c1, r, (A)-0.0), c2 = FN(param_splat)(of.c2, r, 0);
-        const vec weight = weight_along ? rstd : FN(param_splat)(of.weight, r, 1);
+        const vec rstd = FN(param_load)(rstds, r), mean = centred ? FN(param_load)(means, r) : rstd;
+        const vec c2 = FN(param_load)(c2s, r), c1 = centred ? FN(param_load)(c1s, r) : rstd;
+        const vec weight = weight_along ? rstd : FN(param_load)(weights, r);
         UNROLL for (int u = 0; u < V; u++) {
             const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
             const vec g = FN(fetch)(gs, at, k, 0) * (weight_along ? w[u] : weight), v = FN(fetch)(xs, at, k, 0);
@@ -82,7 +93,8 @@ OUTLINE ptrdiff_t FN(combine_short)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t
 #define COMBINE_FEW(V)                                                                                                 \
     (centred && weight_along) ? FN(combine_few)(dy, x, dx, rows, n, V, p, 1, 1)                                        \
     : centred                 ? FN(combine_few)(dy, x, dx, rows, n, V, p, 1, 0)                                        \
-                              : FN(combine_few)(dy, x, dx, rows, n, V, p, 0, weight_along)
+    : weight_along            ? FN(combine_few)(dy, x, dx, rows, n, V, p, 0, 1)                                        \
+                              : FN(combine_few)(dy, x, dx, rows, n, V, p, 0, 0)
     BY_FEW_VECTORS(n, COMBINE_FEW);
 #undef COMBINE_FEW
     return rows;
@@ -91,11 +103,14 @@ OUTLINE ptrdiff_t FN(combine_short)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t
 /* combine_cols of such rows, two at a time; the sums stay in registers as well. `V` and `centred` are constants. */
 INLINE void FN(combine_cols_few)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, int V,
                                  const fn_adjoint *p, int centred, A *sg, A *sgx) {
-    const fn_adjoint of = *p; /* as the compiler must assume that dx holds it */
+    const A zero = 0, minus_zero = (A)-0.0, one = 1;
+    const fn_param means = FN(param_or)(p->mean, &zero), rstds = FN(param_or)(p->rstd, &one);
+    const fn_param c1s = FN(param_or)(p->c1, &minus_zero), c2s = FN(param_or)(p->c2, &zero);
+    const fn_param shifts = FN(param_or)(p->shift, &zero);
     vec w[FN(MOST_VECTORS)], all_g[FN(MOST_VECTORS)], all_gx[FN(MOST_VECTORS)];
     UNROLL for (int u = 0; u < V; u++) {
         const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
-        w[u] = of.weight.a && of.weight.along ? FN(fetch_a)(of.weight.a, at, k) : FN(param_splat)(of.weight, 0, 1);
+        w[u] = p->weight.a && p->weight.along ? FN(fetch_a)(p->weight.a, at, k) : FN(param_splat)(p->weight, 0, 1);
         all_g[u] = FN(fetch_a)(sg, at, k);
         all_gx[u] = FN(fetch_a)(sgx, at, k);
     }
@@ -106,9 +121,9 @@ INLINE void FN(combine_cols_few)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t ro
             if (i && !two) break;
             const char *gs = dy.base + (r + i) * dy.step, *xs = x.base + (r + i) * x.step;
             char *ds = (char *)dx.base + (r + i) * dx.step;
-            const vec mean = FN(param_splat)(of.mean, r + i, 0), rstd = FN(param_splat)(of.rstd, r + i, 1);
-            const vec c1 = FN(param_splat)(of.c1, r + i, (A)-0.0), c2 = FN(param_splat)(of.c2, r + i, 0);
-            const vec shift = FN(param_splat)(of.shift, r + i, 0);
+            const vec rstd = FN(param_load)(rstds, r + i), mean = centred ? FN(param_load)(means, r + i) : rstd;
+            const vec c2 = FN(param_load)(c2s, r + i), c1 = centred ? FN(param_load)(c1s, r + i) : rstd;
+            const vec shift = centred ? FN(param_load)(shifts, r + i) : rstd;
             UNROLL for (int u = 0; u < V; u++) {
                 const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
                 const vec g = FN(fetch)(gs, at, k, 0), v = FN(fetch)(xs, at, k, 0);

@@ -1,5 +1,5 @@
-/* The verb finalize: from the moments of slices to the scalars of their results. Written once in T; norm.c includes this
- * file once per dtype. */
+/* The verbs finalize, from the moments of slices to the scalars of their results, and divide. Written once in T; norm.c
+ * includes this file once per dtype. */
 
 #define TINY (sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100) /* a mean below has no room for comp */
 #define SLIGHT (sizeof(A) == sizeof(double) ? 0x1p-55 : 0x1p-26) /* deviations: half an ulp of a quarter */
@@ -15,8 +15,8 @@ INLINE int FN(finalize_one)(double count, double mean, double comp, double m2, d
     *s = (A)r;
     return beyond;
 }
-/* the same of the first VL_f64 */
-INLINE int FN(finalize_some)(fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
+/* the same of the first VL_f64, -1 where it is not beyond */
+INLINE vi64 FN(finalize_some)(fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
     const vf64 one = splat_f64(1), mean = load_f64(in.mean), var = load_f64(in.m2) / load_f64(in.count);
     const vf64 r = scale ? one / root_f64(var + eps) : one, size = (vf64)((vi64)mean & INT64_MAX);
     const vi64 fine = (var > least) & (var < DBL_MAX) & (r > 0x1p-100) & (r < 0x1p100) & (size <= DBL_MAX) &
@@ -24,18 +24,17 @@ INLINE int FN(finalize_some)(fn_moments in, double eps, double least, int scale,
     const vf64 rest = (mean - PUT_PART(hi, mean)) + load_f64(in.comp);
     PUT_PART(lo, (vf64)((vi64)rest & ~(rest * rest < SLIGHT * SLIGHT * var)));
     PUT_PART(s, r);
-    int64_t all = -1;
-    for (int i = 0; i < VL_f64; i++) all &= fine[i];
-    return !all;
+    return fine;
 }
 
 static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
                         void *rstd) {
     A *hi = mean, *lo = comp, *s = rstd;
-    int beyond = 0;
+    vi64 fine = ~(vi64){0};
     ptrdiff_t i = 0;
     for (; i + VL_f64 <= n; i += VL_f64)
-        beyond |= FN(finalize_some)(fn_moments_at(in, i), eps, least, scale, hi + i, lo + i, s + i);
+        fine &= FN(finalize_some)(fn_moments_at(in, i), eps, least, scale, hi + i, lo + i, s + i);
+    int beyond = !all_of(fine);
     for (; i < n; i++)
         beyond |=
             FN(finalize_one)(in.count[i], in.mean[i], in.comp[i], in.m2[i], eps, least, scale, hi + i, lo + i, s + i);
@@ -43,3 +42,13 @@ static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, in
 }
 #undef TINY
 #undef SLIGHT
+
+static void FN(divide)(ptrdiff_t n, const void *a, int wide, double by, void *to) {
+    const float *floats = a;
+    const double *doubles = a;
+    A *out = to;
+    ptrdiff_t i = 0;
+    for (; i + VL_f64 <= n; i += VL_f64)
+        PUT_PART(out + i, (wide ? load_part_f64(doubles + i) : load_part_f32(floats + i)) / splat_f64(by));
+    for (; i < n; i++) out[i] = (A)((wide ? doubles[i] : (double)floats[i]) / by);
+}

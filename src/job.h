@@ -31,8 +31,9 @@ typedef struct {
     double *count64;        /* forward: how many elements entered; may be NULL */
     void *dweight, *dbias;  /* backward: results in A; NULL: not wanted */
     ptrdiff_t ndweight, ndbias;
-    int fresh;       /* backward: the rstd are not there yet, but are taken here, without a mean and with eps 0 */
+    int fresh;       /* backward: there are no rstd, but they are taken here, without a mean and with eps 0 */
     int undivided;   /* backward: it began so; see fn_slices */
+    double root;     /* backward of such a job: what dweight is divided by */
     int past;        /* the result goes past the caches (fn_goes_past) */
     ptrdiff_t per;   /* many rows: so many make a slice (fn_rows_of_slice) */
     int whole_rows;  /* many rows: a verb does all that is done to a tile, and needs no tiles from here */
@@ -225,6 +226,9 @@ typedef struct {
 /* The statistics of one slice by scaled scalar arithmetic: for squares beyond the floating range either way, and for
  * NaN and infinity. `offset` is the slice's first element. */
 fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]);
+
+/* The gradients of one slice of a job that began without statistics, whose rstd A cannot hold. */
+void fn_rescue_gradients(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]);
 
 /* Sets prescale and what goes with it, for an rstd beyond `top`, A's largest number: the data come nearer by a power of
  * two, as far as the mean can follow. */

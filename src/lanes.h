@@ -193,6 +193,9 @@ INLINE const A *FN(param_row)(fn_param p, ptrdiff_t r) { return (const A *)p.a +
 INLINE vec FN(param_splat)(fn_param p, ptrdiff_t r, A neutral) {
     return SPLAT(p.a && !p.along ? *FN(param_row)(p, r) : neutral);
 }
+/* One that may be loaded for every row, without asking whether it is there. `neutral` stays where it is meanwhile. */
+INLINE fn_param FN(param_or)(fn_param p, const A *neutral) { return p.a && !p.along ? p : (fn_param){neutral, 0, 0}; }
+INLINE vec FN(param_load)(fn_param p, ptrdiff_t r) { return SPLAT(*FN(param_row)(p, r)); }
 /* a row's, from its element j on */
 INLINE fn_param FN(param_from)(fn_param p, ptrdiff_t r, ptrdiff_t j) {
     return (fn_param){p.a ? FN(param_row)(p, r) + (p.along ? j : 0) : NULL, p.step, p.along};

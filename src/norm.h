@@ -118,9 +118,12 @@ typedef struct {
     const void *mean, *rstd; /* in A, one for each slice; mean NULL: 0 */
     fn_param weight;         /* NULL: 1; along the row and the same for all rows, or by row */
     fn_sums sums;            /* of each row without its weight: gx = g * (xhat - shift) and g; NULL: not wanted */
-    void *work;              /* as in combine_cols; NULL: no column sums */
-    ptrdiff_t fold;          /* so many columns after another share a parameter, of which they are added up */
-    int past;                /* as in fn_affine */
+    void *gains;             /* undivided, in place of sums: such gx over `root` in A, so many elements apart */
+    ptrdiff_t gains_step;
+    double root;
+    void *work;     /* as in combine_cols; NULL: no column sums */
+    ptrdiff_t fold; /* so many columns after another share a parameter, of which they are added up */
+    int past;       /* as in fn_affine */
 } fn_slices;
 
 /* Columns of the backward, `fold` after another to a slice of `count` elements. */
@@ -230,6 +233,9 @@ typedef struct fn_verbs {
      * 2^-100..2^100, or mean and deviation near the denormals; such a slice's values are then not to be used. */
     int (*finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
                     void *rstd);
+
+    /* to[i] = a[i] / by, taken in double; a is float, or if `wide` double. `to`, of A, may be a. */
+    void (*divide)(ptrdiff_t n, const void *a, int wide, double by, void *to);
 
     /* after the last result that went past the caches, before another thread may read it */
     void (*drain)(void);

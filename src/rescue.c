@@ -12,16 +12,31 @@ typedef struct {
     const fn_axis *axes[FN_MAXDIM + 1];
     int naxes;
     ptrdiff_t at[FN_MAXDIM + 1];
-    ptrdiff_t x, mask;
+    ptrdiff_t x, mask, dy, y;
 } walk;
 
 static walk walk_slice(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
     const fn_plan *plan = &job->plan;
-    walk w = {.job = job, .x = offset[FN_X], .mask = offset[FN_MASK]};
+    walk w = {.job = job, .x = offset[FN_X], .mask = offset[FN_MASK], .dy = offset[FN_DY], .y = offset[FN_Y]};
     for (int i = 0; i < plan->nreduced; i++) w.axes[w.naxes++] = &plan->reduced[i];
     if (!plan->cols) w.axes[w.naxes++] = &plan->inner;
     w.axes[w.naxes++] = &plan->fold;
     return w;
+}
+
+/* on to the next element; returns 0 after the last */
+static int step(walk *w) {
+    for (int i = w->naxes - 1; i >= 0; i--) {
+        const fn_axis *a = w->axes[i];
+        const ptrdiff_t ends = ++w->at[i] == a->len, by = ends ? 1 - a->len : 1;
+        w->x += by * a->stride[FN_X];
+        w->mask += by * a->stride[FN_MASK];
+        w->dy += by * a->stride[FN_DY];
+        w->y += by * a->stride[FN_Y];
+        if (!ends) return 1;
+        w->at[i] = 0;
+    }
+    return 0;
 }
 
 /* the current element, if the mask lets it in; then steps on. Returns 0 after the last. */
@@ -30,17 +45,7 @@ static int next(walk *w, double *value, int *inside, int *more) {
     if (!*more) return 0;
     *inside = !job->data[FN_MASK] || job->data[FN_MASK][w->mask];
     if (*inside) *value = job->verbs->load1(job->data[FN_X] + w->x);
-    int i = w->naxes - 1;
-    for (; i >= 0; i--) {
-        const fn_axis *a = w->axes[i];
-        w->x += a->stride[FN_X];
-        w->mask += a->stride[FN_MASK];
-        if (++w->at[i] < a->len) break;
-        w->at[i] = 0;
-        w->x -= a->len * a->stride[FN_X];
-        w->mask -= a->len * a->stride[FN_MASK];
-    }
-    *more = i >= 0;
+    *more = step(w);
     return 1;
 }
 
@@ -150,4 +155,25 @@ fn_slice fn_rescue(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
     const double top = job->verbs->compute_size == sizeof(float) ? FLT_MAX : DBL_MAX;
     if (var == 0 && job->eps > 0 && out.scaled_rstd > top) fn_bring_nearer(&out, top);
     return out;
+}
+
+void fn_rescue_gradients(const fn_job *job, const ptrdiff_t offset[FN_NOPERANDS]) {
+    const fn_slice s = fn_rescue(job, offset);
+    if (!isfinite(s.scaled_rstd)) return;
+    const fn_verbs *verbs = job->verbs;
+    const double weight = job->data[FN_WEIGHT] ? fn_get(job, job->data[FN_WEIGHT] + offset[FN_WEIGHT], 0) : 1;
+    exact_sum sum = {0};
+    walk w = walk_slice(job, offset);
+    do
+        add(&sum,
+            verbs->load1(job->data[FN_DY] + w.dy) * (verbs->load1(job->data[FN_X] + w.x) * s.prescale * s.scaled_rstd));
+    while (step(&w));
+    const double gx = total(sum), c2 = weight * gx / (double)job->plan.count;
+    if (job->dweight) fn_set(job, job->dweight, offset[FN_DWEIGHT], gx / job->root);
+    w = walk_slice(job, offset);
+    do {
+        const double xhat = verbs->load1(job->data[FN_X] + w.x) * s.prescale * s.scaled_rstd;
+        const double g = verbs->load1(job->data[FN_DY] + w.dy) * weight;
+        verbs->store1(job->data[FN_Y] + w.y, (g - xhat * c2) * s.scaled_rstd * s.prescale);
+    } while (step(&w));
 }

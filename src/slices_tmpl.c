@@ -7,8 +7,7 @@ enum {
     FN(FOUR_BYTES) = 4096,       /* of a row: longer ones are taken one by one, as four leave the first cache */
     FN(BACKWARD_BYTES) = sizeof(A) == 8 ? 16384 : 24576,
     FN(SUMMED_BYTES) = 196608,  /* the same with sums of columns: from the second cache, but several rows at once */
-    FN(EACH_ROWS) = 16,         /* of a tile without a mean, whose scalars are taken together: so many at most, */
-    FN(PRODUCTS_BYTES) = 10240, /* of so many bytes of x */
+    FN(PRODUCTS_BYTES) = 10240, /* of x, in a tile without a mean, whose scalars are taken together */
 };
 
 /* slices of a tile */
@@ -102,8 +101,8 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
         if (p->mean)
             for (ptrdiff_t i = 0; i < k; i++) ((A *)p->mean)[s + i] = (A)(mean[i] + comp[i]);
         if (p->rstd) memcpy((A *)p->rstd + s, rstd, (size_t)k * sizeof(A));
-        const fn_affine q = {.mean = FN(by_row)(high, k, per, of.rows[0]),
-                             .comp = FN(by_row)(low, k, per, of.rows[1]),
+        const fn_affine q = {.mean = p->centre ? FN(by_row)(high, k, per, of.rows[0]) : absent,
+                             .comp = p->centre ? FN(by_row)(low, k, per, of.rows[1]) : absent,
                              .rstd = p->scale ? FN(by_row)(rstd, k, per, of.rows[2]) : absent,
                              .weight = FN(param_from)(p->weight, s * per, 0),
                              .bias = FN(param_from)(p->bias, s * per, 0),
@@ -128,6 +127,7 @@ INLINE void FN(scalars)(const fn_slices *p, ptrdiff_t n, ptrdiff_t first, fn_sum
     *shift = (A)s;
     *c2 = (A)c;
     *c1 = p->centre ? (A)(g * share - s * c) : 0; /* xhat - shift, folded: (g - c1) - xhat * c2 */
+    if (p->gains) ((A *)p->gains)[first * p->gains_step] = (A)((double)(A)of_rows.gx[0] / p->root);
     if (!p->sums.g) return;
     for (ptrdiff_t r = 0; r < p->per; r++) {
         p->sums.g[first + r] = of_rows.g[r];
@@ -184,49 +184,71 @@ INLINE void FN(products)(const char *dy, const char *x, ptrdiff_t n, double *squ
     }
 }
 
-/* From those of k slices of one row that have neither mean nor weight to their rstd and sum g * xhat. Returns how many may
- * be used, up to the first where products of what is not yet divided by the deviation may have lost digits. */
-INLINE ptrdiff_t FN(divide_products)(ptrdiff_t k, ptrdiff_t n, const double *squares, const double *products, A *rstd,
-                                     double *gx) {
-    const double narrow = 0x1p48, slight = 0x1p-64;
-    int64_t safe[FN(EACH_ROWS)];
-    for (ptrdiff_t i = 0; i < k; i++) {
-        const double var = squares[i] / (double)n, size = fabs(products[i]);
-        rstd[i] = (A)(1 / sqrt(var));
-        gx[i] = products[i] * (double)rstd[i];
-        safe[i] = (var * narrow > 1) & (var < narrow) & (size > slight) & (size * slight < 1);
+/* What belongs to slices of one row without a mean while they are in the first cache: up to MOST_ROWS each. */
+typedef struct {
+    double *squares, *products;
+    A *rstd, *c2;
+} FN(undivided);
+
+/* whether products of what is not yet divided by the deviation have kept their digits */
+INLINE int FN(is_safe)(double var, double size) {
+    return (var * 0x1p48 > 1) & (var < 0x1p48) & (size > 0x1p-64) & (size * 0x1p-64 < 1);
+}
+/* From the products of row r, i of `of`, to its scalars; returns whether these may be used. */
+INLINE int FN(divide_one)(ptrdiff_t n, const fn_slices *p, ptrdiff_t r, ptrdiff_t i, FN(undivided) of) {
+    const double var = of.squares[i] / (double)n, share = 1 / (double)n;
+    const double weight = p->weight.a ? (double)*FN(param_row)(p->weight, r) : 1;
+    of.rstd[i] = (A)(1 / sqrt(var));
+    const double gx = of.products[i] * (double)of.rstd[i];
+    of.c2[i] = (A)(weight * gx * share);
+    if (p->gains) ((A *)p->gains)[r * p->gains_step] = (A)((double)(A)gx / p->root);
+    return FN(is_safe)(var, fabs(of.products[i]));
+}
+/* the same of VL_f64 rows from r on, whose weights and gains stand one after the other; -1 where they may be used */
+INLINE vi64 FN(divide_some)(ptrdiff_t n, const fn_slices *p, ptrdiff_t r, ptrdiff_t i, FN(undivided) of) {
+    const vf64 one = splat_f64(1), var = load_f64(of.squares + i) / splat_f64((double)n);
+    const vf64 share = splat_f64(1 / (double)n), products = load_f64(of.products + i);
+    const vf64 size = (vf64)((vi64)products & INT64_MAX);
+    const vf64 weight = p->weight.a ? LOAD_PART((const A *)p->weight.a + r) : one;
+    const vf64 gx = products * PUT_PART(of.rstd + i, one / root_f64(var));
+    PUT_PART(of.c2 + i, weight * gx * share);
+    if (p->gains) {
+        A *const gains = (A *)p->gains + r;
+        PUT_PART(gains, PUT_PART(gains, gx) / splat_f64(p->root));
     }
+    return (var * splat_f64(0x1p48) > one) & (var < splat_f64(0x1p48)) & (size > splat_f64(0x1p-64)) &
+           (size * splat_f64(0x1p-64) < one);
+}
+/* The same of k rows. Returns how many may be used, up to the first that may not. */
+INLINE ptrdiff_t FN(divide_products)(ptrdiff_t k, ptrdiff_t n, const fn_slices *p, ptrdiff_t r, FN(undivided) of) {
+    const int adjoin = (!p->weight.a || p->weight.step == 1) && (!p->gains || p->gains_step == 1);
+    vi64 some = ~(vi64){0};
+    int rest = 1;
     ptrdiff_t i = 0;
-    while (i < k && safe[i]) i++;
+    for (; adjoin && i + VL_f64 <= k; i += VL_f64) some &= FN(divide_some)(n, p, r + i, i, of);
+    for (; i < k; i++) rest &= FN(divide_one)(n, p, r + i, i, of);
+    if (rest && all_of(some)) return k;
+    for (i = 0; FN(is_safe)(of.squares[i] / (double)n, fabs(of.products[i]));) i++;
     return i;
 }
 
 /* dx of slices of one row without mean or varying weight, some rows after the other, by their undivided products. Returns
  * how many are done: the next one's are not safe. */
 static ptrdiff_t FN(adjoint_each)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t first, ptrdiff_t slices, ptrdiff_t n,
-                                  const fn_slices *p, int past) {
-    enum { MOST = FN(EACH_ROWS) };
+                                  const fn_slices *p, int past, FN(undivided) of) {
     const fn_tile none = {0};
-    const double share = 1 / (double)n;
-    const ptrdiff_t together = FN(slices_together)(1, n, FN(PRODUCTS_BYTES)), most = together < MOST ? together : MOST;
-    double squares[MOST], products[MOST], gx[MOST];
-    A fresh[MOST], c2[MOST];
+    const ptrdiff_t most = FN(slices_together)(1, n, FN(PRODUCTS_BYTES));
     ptrdiff_t r = first;
     for (ptrdiff_t k, safe; r < slices; r += safe) {
         k = slices - r < most ? slices - r : most;
         const fn_tile of_dy = fn_tile_from(dy, r), of_x = fn_tile_from(x, r), of_dx = fn_tile_from(dx, r);
-        const ptrdiff_t turned = FN(is_turned)(n) ? FN(turned_products)(of_dy, of_x, k, n, squares, products) : 0;
+        const ptrdiff_t turned = FN(is_turned)(n) ? FN(turned_products)(of_dy, of_x, k, n, of.squares, of.products) : 0;
         for (ptrdiff_t i = turned; i < k; i++)
-            FN(products)(dy.base + (r + i) * dy.step, x.base + (r + i) * x.step, n, squares + i, products + i);
-        safe = FN(divide_products)(k, n, squares, products, fresh, gx);
-        const fn_param weight = FN(param_from)(p->weight, r, 0);
-        const A *rstd = p->fresh ? fresh : (const A *)p->rstd + r;
-        for (ptrdiff_t i = 0; i < safe; i++) {
-            if (p->sums.g) p->sums.g[r + i] = 0; /* without a mean, nothing depends on it */
-            if (p->sums.g) p->sums.gx[r + i] = gx[i];
-            c2[i] = (A)((weight.a ? (double)*FN(param_row)(weight, i) : 1) * gx[i] * share);
-        }
-        const fn_adjoint q = {.rstd = {rstd, 1, 0}, .c2 = {c2, 1, 0}, .weight = weight};
+            FN(products)(of_dy.base + i * dy.step, of_x.base + i * x.step, n, of.squares + i, of.products + i);
+        safe = FN(divide_products)(k, n, p, r, of);
+        const fn_adjoint q = {.rstd = {p->fresh ? of.rstd : (const A *)p->rstd + r, 1, 0},
+                              .c2 = {of.c2, 1, 0},
+                              .weight = FN(param_from)(p->weight, r, 0)};
         const ptrdiff_t few = FN(is_few)(n) && !past ? FN(combine_short)(of_dy, of_x, of_dx, safe, n, &q) : 0;
         for (ptrdiff_t i = few; i < safe; i++)
             FN(combine_rows)(of_dy, of_x, none, of_dx, i, 1, n, &q, past, 1, 0, 0, 1, 0);
@@ -245,6 +267,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     } of;
     double *const g = of.sums[0], *const gx = of.sums[1], *const sx = of.sums[2];
     const fn_moments m = {of.moments[0], of.moments[1], of.moments[2], of.moments[3], NULL};
+    const FN(undivided) each = {g, gx, fresh, c2};
     const fn_tile none = {0};
     const fn_param absent = {0};
     const int past = FN(way_past)(p->past, dx, slices * p->per, n);
@@ -253,7 +276,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     if (p->work && most < FN_TOGETHER) most = FN_TOGETHER; /* per is 1 then */
     const int undivided = p->undivided && per == 1 && !(p->weight.a && p->weight.along);
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
-        if (undivided) s += FN(adjoint_each)(dy, x, dx, s, slices, n, p, past);
+        if (undivided) s += FN(adjoint_each)(dy, x, dx, s, slices, n, p, past, each);
         if (undivided && s == slices) break;
         k = undivided ? 1 : slices - s < most ? slices - s : most;
         const ptrdiff_t r = s * per, rows = k * per;
@@ -267,7 +290,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
         const fn_param weight = FN(param_from)(p->weight, r, 0);
         const fn_dots dots = {.mean = mean, .rstd = rstd, .weight = weight.along ? weight : absent};
         FN(dots_rows)(of_dy, of_x, none, rows, n, &dots, (fn_sums){g, gx, sx});
-        const int plain = per == 1 && !p->sums.g && !(p->weight.a && !p->weight.along);
+        const int plain = per == 1 && !p->sums.g && !p->gains && !(p->weight.a && !p->weight.along);
         if (plain) FN(scalars_of_rows)(k, n, p->centre, g, gx, sx, shift, c1, c2);
         for (ptrdiff_t i = 0; !plain && i < k; i++)
             FN(scalars)(p, n, r + i * per, (fn_sums){g + i * per, gx + i * per, sx + i * per}, shift + i, c1 + i,

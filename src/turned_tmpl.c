@@ -9,6 +9,15 @@ INLINE int FN(is_turned)(ptrdiff_t n) { return n <= FN(MOST_COLUMNS); }
 
 /* The columns of VL rows, P of them, from n on without sense. P, a constant, is the power of two from n on, 8 at least. */
 INLINE void FN(turn_in)(const char *row, ptrdiff_t step, ptrdiff_t n, int P, vec columns[FN(MOST_COLUMNS)]) {
+    if (P < VL) { /* two rows to a vector, and half as many of them */
+        enum { HALF = VL / 2 };
+        vec v[HALF];
+        UNROLL_ALL for (int i = 0; i < HALF; i++) v[i] =
+            HALVES(LOADN(row + i * step, n, 0), LOADN(row + (i + HALF) * step, n, 0));
+        TURN_HALVES(v);
+        UNROLL_ALL for (int i = 0; i < HALF; i++) columns[i] = v[i];
+        return;
+    }
     UNROLL_ALL for (int at = 0; at < P; at += VL) {
         const ptrdiff_t k = n - at;
         vec v[VL];

@@ -1,23 +1,6 @@
 # Weight norm: a norm is a root mean square times the root of the slice's length.
 
 
-cdef void divide(void *to, int code, const void *a, bint wide, Py_ssize_t n, double by) noexcept:
-    """to = a / by, taken in double; `to` is of the compute type, `a` float or, if wide, double. `to` may be `a`."""
-    cdef Py_ssize_t i
-    if code == FN_F64 and wide:
-        for i in range(n):
-            (<double *> to)[i] = (<const double *> a)[i] / by
-    elif code == FN_F64:
-        for i in range(n):
-            (<double *> to)[i] = (<const float *> a)[i] / by
-    elif wide:
-        for i in range(n):
-            (<float *> to)[i] = <float> ((<const double *> a)[i] / by)
-    else:
-        for i in range(n):
-            (<float *> to)[i] = <float> ((<const float *> a)[i] / by)
-
-
 cdef cnp.ndarray scaled_gain(object g, cnp.ndarray v, Layout layout, double *root):
     """g over the root of the slice's length, in the compute type; its shape is checked."""
     cdef cnp.ndarray gain, scaled
@@ -35,8 +18,9 @@ cdef cnp.ndarray scaled_gain(object g, cnp.ndarray v, Layout layout, double *roo
         checks.empty_axis((<object> v).shape, [d for d in range(layout.ndim) if layout.is_reduced[d]], "v")
     scaled = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(gain), cnp.PyArray_DIMS(gain), compute_num(code), 0)
     floats = fn_floats_enter()
-    root[0] = sqrt(cnp.PyArray_SIZE(v) / <double> max(size, 1))
-    divide(cnp.PyArray_DATA(scaled), code, cnp.PyArray_DATA(gain), dtype_code(gain) == FN_F64, size, root[0])
+    root[0] = sqrt(cnp.PyArray_SIZE(v) / <double> size) if size else 1.0
+    tier.verbs[code].divide(size, cnp.PyArray_DATA(gain), dtype_code(gain) == FN_F64, root[0],
+                            cnp.PyArray_DATA(scaled))
     fn_floats_leave(floats)
     return scaled
 
@@ -52,15 +36,8 @@ def weight_forward(v, g, Family family, axis):
 
 def weight_backward(dw, v, g, Family family, axis):
     """Its gradients (dv, dg)."""
-    cdef cnp.ndarray a = to_input(v, "v"), dy = to_gradient(dw, a, "dw"), dg
+    cdef cnp.ndarray a = to_input(v, "v"), dy = to_gradient(dw, a, "dw")
     cdef Layout layout = find(family, cnp.PyArray_NDIM(a), axis, None)
     cdef double root
-    cdef int code = dtype_code(a)
-    cdef fn_floats floats
     cdef cnp.ndarray gain = scaled_gain(g, a, layout, &root)
-    grads = gradients(dy, a, None, layout, gain, None, False, True, None, False, True)
-    dg = grads[1]
-    floats = fn_floats_enter()
-    divide(cnp.PyArray_DATA(dg), code, cnp.PyArray_DATA(dg), code == FN_F64, cnp.PyArray_SIZE(dg), root)
-    fn_floats_leave(floats)
-    return grads[0], dg
+    return gradients(dy, a, None, layout, gain, None, False, True, None, False, root)

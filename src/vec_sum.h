@@ -126,11 +126,25 @@ INLINE vf64x4 in_double_f32(vf32x4 v) {
 }
 INLINE vf64x4 in_double_f64(vf64x4 v) { return v; }
 
-/* from lane i on as many as there are doubles in a vector, as such; and as many doubles rounded, stored, and back again */
+/* as many as there are doubles in a vector, as such: from memory, and from lane i on; and as many doubles rounded, stored, and back again */
+INLINE vf64 load_part_f64(const double *p) {
+    vf64 v;
+    MOVE(v, p);
+    return v;
+}
 INLINE vf64 part_f64(vf64 v, int i) { return i ? (vf64){0} : v; }
 INLINE vf64 put_part_f64(double *p, vf64 v) {
     memcpy(p, &v, sizeof v);
     return v;
+}
+INLINE vf64 load_part_f32(const float *p) {
+#if defined(FN_AVX512)
+    return (vf64)_mm512_cvtps_pd(_mm256_loadu_ps(p));
+#elif defined(FN_AVX2)
+    return (vf64)_mm256_cvtps_pd(_mm_loadu_ps(p));
+#else
+    return (vf64){p[0], p[1]};
+#endif
 }
 INLINE vf64 part_f32(vf32 v, int i) {
 #if defined(FN_AVX512)
@@ -155,6 +169,16 @@ INLINE vf64 put_part_f32(float *p, vf64 v) {
     p[1] = (float)v[1];
     __asm__("" ::: "memory"); /* GCC 12 would take v for what it became */
     return (vf64){p[0], p[1]};
+#endif
+}
+/* whether every lane is -1, of lanes that are -1 or 0 */
+INLINE int all_of(vi64 v) {
+#if defined(FN_AVX512)
+    return _mm512_movepi64_mask((__m512i)v) == 0xff;
+#elif defined(FN_AVX2)
+    return _mm256_movemask_pd((__m256d)v) == 0xf;
+#else
+    return (v[0] & v[1]) != 0;
 #endif
 }
 INLINE vf64 root_f64(vf64 v) {

@@ -66,6 +66,34 @@ INLINE void turn_f32(vf32 v[VL_f32]) {
     for (int i = 0; i < 4; i++) turn_parts(t + i, 4);
     _Pragma("GCC unroll 16") for (int i = 0; i < VL_f32; i++) v[i] = (vf32)t[i];
 }
+
+/* The lower halves of both; and vectors of two rows each, i and i + VL / 2, turned as if each row had half a vector's lanes.
+ * Only for vectors of more than 8 lanes, as the narrowest rows have these. */
+#if VBYTES == 64
+INLINE vf32 halves_f32(vf32 a, vf32 b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+}
+INLINE void turn_halves_f32(vf32 v[VL_f32 / 2]) {
+    vf64 t[VL_f32 / 2];
+    _Pragma("GCC unroll 2") for (int i = 0; i < VL_f32 / 2; i += 4) {
+        const vf64 a = (vf64)LOWER_f32(v[i], v[i + 1]), b = (vf64)LOWER_f32(v[i + 2], v[i + 3]);
+        const vf64 c = (vf64)UPPER_f32(v[i], v[i + 1]), d = (vf64)UPPER_f32(v[i + 2], v[i + 3]);
+        t[i] = LOWER_f64(a, b);
+        t[i + 1] = UPPER_f64(a, b);
+        t[i + 2] = LOWER_f64(c, d);
+        t[i + 3] = UPPER_f64(c, d);
+    }
+    _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
+        v[i] = (vf32)__builtin_shufflevector(t[i], t[i + 4], 0, 1, 8, 9, 4, 5, 12, 13);
+        v[i + 4] = (vf32)__builtin_shufflevector(t[i], t[i + 4], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+}
+#else
+INLINE vf32 halves_f32(vf32 a, vf32 b) { return (void)b, a; }
+INLINE void turn_halves_f32(vf32 *v) { (void)v; }
+#endif
+INLINE vf64 halves_f64(vf64 a, vf64 b) { return (void)b, a; }
+INLINE void turn_halves_f64(vf64 *v) { (void)v; }
 #undef LOWER_f32
 #undef UPPER_f32
 #undef LOWER_f64

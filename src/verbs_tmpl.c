@@ -44,6 +44,7 @@ static const fn_verbs verbs = {
     .normalize_cols = FN(normalize_cols),
     .adjoint_cols = FN(adjoint_cols),
     .finalize = FN(finalize),
+    .divide = FN(divide),
     .drain = stream_end,
     .merge = merge,
 };

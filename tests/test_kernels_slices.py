@@ -249,21 +249,22 @@ def test_adjoint_rows_of_fresh_statistics(tier, kind, rng):
         weight = Param(rng, ("absent", "by row", "one")[i % 3], x.shape, kind, 1.0)
         results_of = {}
         for name in {tier, "baseline"}:
-            inputs, dx, sums = place(layout, dy, x), Memory(x.shape, x.dtype, layout), results(3, rows)
+            inputs, dx = place(layout, dy, x), Memory(x.shape, x.dtype, layout)
+            gains = Memory((rows,), kind.compute)
             done = kind.verbs(name).adjoint_rows(
-                *views(inputs), dx.view, 1, False, sums.view, None, None, weight.argument, None
+                *views(inputs), dx.view, 1, False, gains.view, None, None, weight.argument, None
             )
             assert done == rows
-            finish("adjoint_rows", inputs, dx, sums)
-            results_of[name] = dx.view, sums.view[1]
-        for a, e, what in zip(results_of[tier], results_of["baseline"], ("dx", "gx"), strict=True):
+            finish("adjoint_rows", inputs, dx, gains)
+            results_of[name] = dx.view, gains.view
+        for a, e, what in zip(results_of[tier], results_of["baseline"], ("dx", "gains"), strict=True):
             assert_same_bits(a, e, f"{what} of {rows} x {n}")
 
         g, v = kind.widen(dy).astype(WIDE), kind.widen(x).astype(WIDE)
         rstd = 1 / np.sqrt((v * v).mean(axis=1, keepdims=True))
         terms, steps = g * v * rstd, -(-n // kind.lanes) + 16  # additions of a lane, its tree, a few products
         slack = steps * kind.unit * np.abs(terms).sum(axis=1)
-        assert_within(results_of[tier][1], terms.sum(axis=1), slack, f"gx of {rows} x {n}")
+        assert_within(results_of[tier][1], terms.sum(axis=1) / 0.75, slack / 0.75, f"gains of {rows} x {n}")
         w = np.broadcast_to(weight.or_(kind.compute(1)), x.shape).astype(WIDE)
         c2 = (w * terms).mean(axis=1, keepdims=True)
         expected = (g * w - v * rstd * c2) * rstd
@@ -280,13 +281,13 @@ def test_adjoint_rows_of_fresh_statistics_far_from_one(tier, kind, rng):
     for scale in (2.0**-40, 2.0**40):
         dy = make_values(rng, (5, 300), kind)
         x = kind.narrow(kind.widen(make_values(rng, (5, 300), kind)) * scale)
-        dx, sums = Memory(x.shape, x.dtype), results(3, 5)
+        dx, gains = Memory(x.shape, x.dtype), np.empty((2, 5), kind.compute)
         verbs = kind.verbs(tier)
         absent = Param(rng, "absent", x.shape, kind)
-        assert verbs.adjoint_rows(dy, x, dx.view, 1, False, sums.view, None, None, absent.argument, None) == 5
-        near, of_near = Memory(x.shape, x.dtype), results(3, 5)
+        assert verbs.adjoint_rows(dy, x, dx.view, 1, False, gains[0], None, None, absent.argument, None) == 5
+        near = Memory(x.shape, x.dtype)
         y = kind.narrow(kind.widen(x) / scale)
-        verbs.adjoint_rows(dy, y, near.view, 1, False, of_near.view, None, None, absent.argument, None)
+        verbs.adjoint_rows(dy, y, near.view, 1, False, gains[1], None, None, absent.argument, None)
         size = np.abs(kind.widen(near.view)).max()
         assert_within(
             kind.widen(dx.view) * scale, kind.widen(near.view).astype(WIDE), 40 * kind.unit * size, "dx"

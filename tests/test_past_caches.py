@@ -60,7 +60,7 @@ def results(verbs, dy, x, stats, weight, misaligned):
     run("adjoint columns", lambda dx: verbs.adjoint_rows(
         dy, x, dx, 1, True, np.empty((3, rows)), stats, stats, along, work()))  # fmt: skip
     run("adjoint fresh", lambda dx: verbs.adjoint_rows(
-        dy, x, dx, 1, False, np.empty((3, rows)), None, None, none))  # fmt: skip
+        dy, x, dx, 1, False, scratch(), None, None, none))  # fmt: skip
     return out
 
 

@@ -57,6 +57,23 @@ def test_weight_norm_with_g_of_another_dtype(dtype, rng):
     assert_close(w, reference.weight_norm(v, g), "y")
 
 
+@pytest.mark.parametrize(("shape", "axis"), WEIGHTS)
+def test_gradients_of_vectors_whose_inverse_is_out_of_range(shape, axis, dtype, rng):
+    if dtype == np.float16:
+        pytest.skip("its least number has an inverse in float32")
+    axes = tuple(a % len(shape) for a in np.atleast_1d(axis))
+    others = tuple(a for a in range(len(shape)) if a not in axes)
+    small = np.where(rng.random([1 if a in others else n for a, n in enumerate(shape)]) < 0.5, 1, 1e-39)
+    if dtype == np.float64:
+        small = np.where(small < 1, 1e-309, 1)
+    v = (values(rng, shape, FLOAT64) * small).astype(dtype)
+    dw, g = values(rng, shape, dtype), values(rng, [shape[a] for a in axes], FLOAT64) * 1e-10
+    dv, dg = fastnorm.weight_norm_backward(dw, v, g, axis=axis)
+    right_dv, right_dg = reference.weight_norm_backward(dw, v, g, axis=axis)
+    assert_close(dg, right_dg, "total", np.sqrt((dw.astype(np.float64) ** 2).sum()))
+    assert_close(dv, right_dv, "dx", largest(right_dv, others))
+
+
 @pytest.mark.parametrize("size", [1e-30, 1e30, 1e-41])
 def test_weight_norm_of_extreme_vectors(size, rng):
     v, g = values(rng, (5, 40), FLOAT32, 0, size), values(rng, 5, FLOAT32)
