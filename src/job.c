@@ -219,9 +219,8 @@ fn_cut fn_cut_make(const fn_job *job) {
 
 ptrdiff_t fn_bytes_of_work(const fn_job *job, const fn_cut *cut) {
     const fn_plan *plan = &job->plan;
-    const ptrdiff_t slice_bytes = plan->rows * plan->n * (ptrdiff_t)job->verbs->size;
-    const ptrdiff_t begun = cut->interleaved ? plan->rows : cut->many_rows; /* rows of a slice that are one of many */
-    return inputs(job) * plan->regions * (slice_bytes + begun * ROW_BYTES);
+    const ptrdiff_t row_bytes = plan->rows * plan->n * (ptrdiff_t)job->verbs->size;
+    return inputs(job) * plan->regions * (row_bytes + (cut->many_rows ? ROW_BYTES : 0));
 }
 
 const fn_axis *fn_row_axis(const fn_job *job, const fn_cut *cut) {
