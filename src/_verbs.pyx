@@ -193,6 +193,10 @@ cdef void *values(a, ptrdiff_t n, size_t size) except NULL:
     return cnp.PyArray_DATA(<cnp.ndarray> a)
 
 
+cdef void *maybe_values(a, ptrdiff_t n, size_t size) except? NULL:
+    return NULL if a is None else values(a, n, size)
+
+
 cdef fn_dots dots_of(mean, rstd, shift, weight, ptrdiff_t rows, ptrdiff_t n, size_t compute) except *:
     cdef fn_dots p
     memset(&p, 0, sizeof(p))
@@ -351,13 +355,8 @@ cdef class Verbs:
     def finish_cols(self, work, g=None, gx=None):
         cdef ptrdiff_t n = work.size // 2
         cdef size_t compute = self.verbs.compute_size
-        cdef void *of_g = NULL
-        cdef void *of_gx = NULL
-        if g is not None:
-            of_g = values(g, n, compute)
-        if gx is not None:
-            of_gx = values(gx, n, compute)
-        return self.verbs.finish_cols(n, values(work, 2 * n, compute), of_g, of_gx)
+        return self.verbs.finish_cols(n, values(work, 2 * n, compute), maybe_values(g, n, compute),
+                                      maybe_values(gx, n, compute))
 
     def normalize_rows(self, cnp.ndarray x, cnp.ndarray y, ptrdiff_t per, double eps, double least, int centre,
                        bint scale, mean, rstd, weight=None, bias=None):
@@ -373,8 +372,8 @@ cdef class Verbs:
 
     def adjoint_rows(self, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dx, ptrdiff_t per, bint centre, out, mean=None,
                      rstd=None, weight=None, work=None, least=-1.0):
-        """How many slices are done. mean and rstd: (slices,), rstd None: fresh ones; out: the rows' sums, or (slices,): the
-        gains, of a root of 0.75."""
+        """How many slices are done. mean and rstd: (slices,), rstd None: fresh ones. out: the rows' sums, or of shape
+        (slices,) the gains, of a root of 0.75."""
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1], slices = rows // per
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_slices p
@@ -385,13 +384,8 @@ cdef class Verbs:
             p.gains, p.gains_step, p.root = values(out, slices, compute), 1, 0.75
         else:
             p.sums = sums_of(out, rows)
-        if mean is not None:
-            p.mean = values(mean, slices, compute)
-        if rstd is not None:
-            p.rstd = values(rstd, slices, compute)
-        p.weight = param_of(weight, rows, n, compute)
-        if work is not None:
-            p.work = values(work, 2 * n, compute)
+        p.mean, p.rstd = maybe_values(mean, slices, compute), maybe_values(rstd, slices, compute)
+        p.weight, p.work = param_of(weight, rows, n, compute), maybe_values(work, 2 * n, compute)
         return self.verbs.adjoint_rows(tile_of(dy, rows, n, size), tile_of(x, rows, n, size),
                                        tile_of(dx, rows, n, size), slices, n, &p)
 
