@@ -11,6 +11,7 @@
  * Either way they are added up in double within a fixed number of parts, and the parts in order. */
 #include "backward.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -350,11 +351,24 @@ static int attempt(fn_backward_job *b, void **statistics) {
     return FN_OK;
 }
 
+/* whether any of n statistics is infinite */
+static int any_infinite(const fn_job *job, const void *a, ptrdiff_t n) {
+    const double *wide = a;
+    const float *narrow = a;
+    int any = 0;
+    if (job->verbs->compute_size == sizeof(double))
+        for (ptrdiff_t i = 0; i < n; i++) any |= fabs(wide[i]) > DBL_MAX;
+    else
+        for (ptrdiff_t i = 0; i < n; i++) any |= fabsf(narrow[i]) > FLT_MAX;
+    return any;
+}
+
 /* slices that are so small that their rstd, which was taken here, is infinite: the verbs made NaN of them */
 static void mend(const fn_job *job) {
     const fn_plan *plan = &job->plan;
-    const ptrdiff_t columns = plan->cols ? plan->inner.len : 1;
-    for (ptrdiff_t i = 0; i < plan->regions * columns; i++) {
+    const ptrdiff_t columns = plan->cols ? plan->inner.len : 1, slices = plan->regions * columns;
+    if (!any_infinite(job, job->rstd, slices)) return;
+    for (ptrdiff_t i = 0; i < slices; i++) {
         ptrdiff_t offset[FN_NOPERANDS];
         memcpy(offset, plan->offset, sizeof offset);
         fn_plan_seek(plan->kept, plan->nkept, i / columns, offset);

@@ -77,7 +77,7 @@ static inline fn_sums fn_sums_at(fn_sums s, ptrdiff_t i) { return (fn_sums){s.g 
 static inline double fn_moved(double gx, double shift, double g) { return g == 0 || shift == 0 ? gx : gx - shift * g; }
 
 typedef struct {
-    fn_param mean, comp, rstd; /* the mean as mean + comp; all three along the row, or none; then rstd may be NULL: 1 */
+    fn_param mean, comp, rstd; /* the mean as mean + comp; all three along the row, or none; then NULL: 0, 0 and 1 */
     fn_param prescale;         /* a power of two that brings extreme slices into A's range; NULL: 1 */
     fn_param weight, bias;     /* NULL: 1 and 0 */
     int past; /* y goes past the caches, if its rows begin and end at multiples of 16 bytes; `drain` follows */
@@ -113,7 +113,7 @@ typedef struct {
     int centre;
     int fresh;     /* mean and rstd are not there yet: without a mean, rstd from the rows' squares, eps being 0 */
     int undivided; /* without a mean: products of slices of a row are added up before they are divided by the deviation,
-                    * where that is safe; then a row's g is left away */
+                    * where that is safe; excludes sums */
     double least;  /* as finalize takes it */
     const void *mean, *rstd; /* in A, one for each slice; mean NULL: 0 */
     fn_param weight;         /* NULL: 1; along the row and the same for all rows, or by row */
@@ -131,8 +131,8 @@ typedef struct {
     ptrdiff_t fold;
     double count;
     int centre, scale;
-    int by_slice;          /* the parameters' gradients are wanted by slice */
-    fn_param weight;       /* NULL: 1; along the row, or a step apart, 0 of slices; what sums do not have in them yet */
+    int by_slice;    /* the parameters' gradients are wanted by slice */
+    fn_param weight; /* NULL: 1; along the row, or one by slice, in steps of 0 where fold > 1; not in the sums yet */
     void *shift, *c1, *c2; /* results, in A, by column; shift NULL: not wanted */
 } fn_columns;
 
@@ -141,11 +141,12 @@ typedef struct {
     ptrdiff_t count, x, y, dy; /* regions, and bytes from one to the next; y: the result */
     ptrdiff_t block_rows;      /* so many rows go into one call of a verb that sums */
     ptrdiff_t fold;            /* columns of a slice, one after another */
-    int centre, scale;         /* subtract the mean; divide by the deviation */
+    int centre, scale;         /* subtract the mean; divide by the deviation, as the backward always does */
     double eps, least;         /* forward: as finalize takes them */
-    void *mean, *rstd;         /* in A, one for each slice of a region: results, or read in the backward; may be NULL */
+    void *mean, *rstd;         /* in A, one for each slice of a region: results, NULL if not wanted; the backward reads
+                                * them, mean NULL: 0 */
     ptrdiff_t stats;           /* so many values from a region's to the next one's */
-    fn_param weight, bias;     /* NULL: 1 and 0; along the row and the same for all rows, or one for all */
+    fn_param weight, bias; /* NULL: 1 and 0; along the row and the same for all rows, or one for all; forward: bias */
     fn_sums sums; /* backward: columns' sums dy and dy * (xhat - shift) are added to g and gx; NULL: not wanted */
     void *work;   /* 10 * n doubles, then 7 * n values of A; backward 3 * n and 5 * n */
     int past;     /* as in fn_affine */

@@ -4,13 +4,17 @@
 #include <string.h>
 
 /* Rows this short waste most of a vector and of the sum tree; as columns they fill both. Those of two cache lines and more
- * waste less than sums of columns cost, while there are so few of a slice that slices can be taken side by side. Where
- * they cannot, because more than one axis is kept, the walk from slice to slice costs more than a few tiny rows do. */
+ * waste less than sums of columns cost, while there are so few of a slice that slices can be taken side by side: how few was
+ * measured. Where they cannot, because more than one axis is kept, the walk from slice to slice costs more than a few tiny
+ * rows do. */
 enum {
     FOLD_BYTES = 512,
     FOLD_ROWS = 8,
     LONGER_BYTES = 128,
-    FOLD_LONGER_ROWS = 65,
+    FOLD_LONGER_ROWS = 16,
+    LONG_BYTES = 256,
+    FOLD_LONG_ROWS = 65,
+    FOLD_BACKWARD_ROWS = 32,
     TINY_BYTES = 32,
     FOLD_TINY_ROWS = 2,
 };
@@ -71,10 +75,11 @@ static int foldable(const fn_axis *axes, int naxes, ptrdiff_t size) {
                 if (axes[i].stride[o]) return 0;
         }
     const ptrdiff_t compute = size < (ptrdiff_t)sizeof(float) ? (ptrdiff_t)sizeof(float) : size;
-    const ptrdiff_t inputs = 1 + (inner->stride[FN_X] && inner->stride[FN_DY]);
+    const int backward = inner->stride[FN_X] && inner->stride[FN_DY];
     const ptrdiff_t bytes = inner->len * compute;
     if (apart) return rows >= (bytes <= TINY_BYTES ? FOLD_TINY_ROWS : FOLD_ROWS);
-    return rows >= (bytes < LONGER_BYTES ? FOLD_ROWS : FOLD_LONGER_ROWS / inputs);
+    if (bytes < LONGER_BYTES) return rows >= FOLD_ROWS;
+    return rows >= (backward ? FOLD_BACKWARD_ROWS : bytes < LONG_BYTES ? FOLD_LONGER_ROWS : FOLD_LONG_ROWS);
 }
 
 /* the kept ones first, each kind in its order; returns how many those are */

@@ -60,7 +60,7 @@ static void add(exact_sum *s, double value) {
     s->high = high;
 }
 
-static double total(exact_sum s) { return s.high + s.low; }
+static double total(exact_sum s) { return isfinite(s.high) ? s.high + s.low : s.high; }
 
 #define EACH(value, BODY)                                                                                              \
     do {                                                                                                               \

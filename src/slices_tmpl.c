@@ -228,7 +228,7 @@ INLINE ptrdiff_t FN(divide_products)(ptrdiff_t k, ptrdiff_t n, const fn_slices *
     for (; adjoin && i + VL_f64 <= k; i += VL_f64) some &= FN(divide_some)(n, p, r + i, i, of);
     for (; i < k; i++) rest &= FN(divide_one)(n, p, r + i, i, of);
     if (rest && all_of(some)) return k;
-    for (i = 0; FN(is_safe)(of.squares[i] / (double)n, fabs(of.products[i]));) i++;
+    for (i = 0; i < k && FN(is_safe)(of.squares[i] / (double)n, fabs(of.products[i]));) i++;
     return i;
 }
 

@@ -126,7 +126,8 @@ INLINE vf64x4 in_double_f32(vf32x4 v) {
 }
 INLINE vf64x4 in_double_f64(vf64x4 v) { return v; }
 
-/* as many as there are doubles in a vector, as such: from memory, and from lane i on; and as many doubles rounded, stored, and back again */
+/* As many numbers as there are doubles in a vector, in double: from memory; from lane i on; and doubles rounded, stored, and
+ * what they became. */
 INLINE vf64 load_part_f64(const double *p) {
     vf64 v;
     MOVE(v, p);

@@ -68,7 +68,7 @@ INLINE void turn_f32(vf32 v[VL_f32]) {
 }
 
 /* The lower halves of both; and vectors of two rows each, i and i + VL / 2, turned as if each row had half a vector's lanes.
- * Only for vectors of more than 8 lanes, as the narrowest rows have these. */
+ * For rows of 8 columns in vectors of 16 lanes; others never ask. */
 #if VBYTES == 64
 INLINE vf32 halves_f32(vf32 a, vf32 b) {
     return __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);

@@ -292,3 +292,16 @@ def test_adjoint_rows_of_fresh_statistics_far_from_one(tier, kind, rng):
         assert_within(
             kind.widen(dx.view) * scale, kind.widen(near.view).astype(WIDE), 40 * kind.unit * size, "dx"
         )
+
+
+def test_adjoint_rows_of_fresh_statistics_ends_before_a_row_of_zeros(tier, kind, rng):
+    rows, n = 19, 16  # whole vectors of rows on every tier, and some rows more
+    dy, x = make_values(rng, (rows, n), kind), make_values(rng, (rows, n), kind)
+    absent = Param(rng, "absent", x.shape, kind).argument
+    for row in range(rows):
+        dx, gains, with_zeros = Memory(x.shape, x.dtype), np.empty(rows, kind.compute), x.copy()
+        with_zeros[row] = 0
+        done = kind.verbs(tier).adjoint_rows(
+            dy, with_zeros, dx.view, 1, False, gains, None, None, absent, None
+        )
+        assert done == row

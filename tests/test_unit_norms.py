@@ -74,6 +74,14 @@ def test_gradients_of_vectors_whose_inverse_is_out_of_range(shape, axis, dtype, 
     assert_close(dv, right_dv, "dx", largest(right_dv, others))
 
 
+@pytest.mark.parametrize("size", [1, 1e-39])
+def test_an_infinite_gradient_of_a_vector(size):
+    v, dw = np.full((1, 4), size, FLOAT32), np.array([[1, np.inf, 2, 3]], FLOAT32)
+    dv, dg = fastnorm.weight_norm_backward(dw, v, np.ones(1, FLOAT32))
+    assert dg == np.inf
+    np.testing.assert_array_equal(dv, [[-np.inf, np.nan, -np.inf, -np.inf]])
+
+
 @pytest.mark.parametrize("size", [1e-30, 1e30, 1e-41])
 def test_weight_norm_of_extreme_vectors(size, rng):
     v, g = values(rng, (5, 40), FLOAT32, 0, size), values(rng, 5, FLOAT32)
