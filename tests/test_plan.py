@@ -186,10 +186,10 @@ def test_standard_layouts(name, backwards):
 
 @pytest.mark.parametrize(("size", "forward", "backward"), [(5, 8, 8), (7, 16, 32), (8, 65, 32)])
 def test_the_longer_the_rows_the_more_of_them_fold(size, forward, backward):
-    for least, given in ((forward, False), (backward, True)):
+    for least, with_dy in ((forward, False), (backward, True)):
         for rows in (least - 1, least):
             x = np.empty((rows, C, size, size), np.float32)
-            axes = axes_of(x, {0, 2, 3}, dy=x) if given else axes_of(x, {0, 2, 3})
+            axes = axes_of(x, {0, 2, 3}, dy=x) if with_dy else axes_of(x, {0, 2, 3})
             assert plan(axes, FLOAT.itemsize)["cols"] == (rows == least)
 
 
