@@ -292,6 +292,7 @@ def test_adjoint_rows_of_fresh_statistics_far_from_one(tier, kind, rng):
         assert_within(
             kind.widen(dx.view) * scale, kind.widen(near.view).astype(WIDE), 40 * kind.unit * size, "dx"
         )
+        assert_within(gains[0], gains[1].astype(WIDE), 40 * kind.unit * np.abs(gains[1]).max(), "gains")
 
 
 def test_adjoint_rows_of_fresh_statistics_ends_before_a_row_of_zeros(tier, kind, rng):
@@ -305,3 +306,18 @@ def test_adjoint_rows_of_fresh_statistics_ends_before_a_row_of_zeros(tier, kind,
             dy, with_zeros, dx.view, 1, False, gains, None, None, absent, None
         )
         assert done == row
+
+
+def test_adjoint_rows_writes_gains_apart(tier, kind, rng):
+    rows = 19
+    dy, x = make_values(rng, (rows, 16), kind), make_values(rng, (rows, 16), kind)
+    absent = Param(rng, "absent", x.shape, kind).argument
+    together, apart = np.empty(rows, kind.compute), np.full(3 * rows, 7, kind.compute)
+    for gains in (together, apart):
+        dx = Memory(x.shape, x.dtype)
+        assert (
+            kind.verbs(tier).adjoint_rows(dy, x, dx.view, 1, False, gains, None, None, absent, None) == rows
+        )
+    np.testing.assert_array_equal(apart[::3], together)
+    assert (apart[1::3] == 7).all()
+    assert (apart[2::3] == 7).all()
