@@ -76,7 +76,8 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
         if (!job->whole_rows) w->rows = take_sums(space, cut->block_rows);
         if (job->plan.cols || b->from_elements) {
             w->columns = take_sums(space, cut->split);
-            w->work = fn_take(space, (size_t)(cut->split * (b->whole_cols ? 3 * 8 + 5 * compute : 3 * compute)));
+            const ptrdiff_t doubles = b->whole_cols ? 3 : 0, values = b->whole_cols ? 5 : 3;
+            w->work = fn_take(space, (size_t)(cut->split * (doubles * (ptrdiff_t)sizeof(double) + values * compute)));
         }
         if (job->plan.fold.len > 1) w->weight = fn_take(space, (size_t)(cut->split * compute));
         w->x_tile = fn_take(space, fn_tile_bytes(job, cut, FN_X));

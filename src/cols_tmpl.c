@@ -126,7 +126,7 @@ static void FN(share_inside)(ptrdiff_t n, ptrdiff_t fold, A *c, double *count) {
             all += of[f];
             if (of[f] > 0) guess = c[f];
         }
-        for (ptrdiff_t f = 0; f < fold; f++) c[f] = guess;
+        FN(fill)(c, fold, guess);
         count[i] = all;
     }
 }
@@ -168,7 +168,7 @@ static void FN(moments_cols)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t ro
     for (ptrdiff_t i = 0; i < n / fold; i++) {
         const double sum = FN(sum_of)(s + i * fold, fold), squares = FN(sum_of)(q + i * fold, fold);
         const A next = sum * (sum / out.count[i]) > FAR_COLS * squares ? (A)out.mean[i] : c[i * fold];
-        for (ptrdiff_t f = 0; f < fold; f++) m[i * fold + f] = next;
+        FN(fill)(m + i * fold, fold, next);
     }
     memset(s, 0, 2 * (size_t)n * sizeof(A));
     FN(sweep_runs_moments)(x, mask, runs, rows, n, m, s, q);

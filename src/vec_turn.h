@@ -53,16 +53,18 @@ INLINE void turn_f64(vf64 v[VL_f64]) {
     }
     for (int i = 0; i < 2; i++) turn_parts(v + i, 2);
 }
+/* four vectors turned within each part */
+INLINE void turn_within(const vf32 v[4], vf64 t[4]) {
+    const vf64 a = (vf64)LOWER_f32(v[0], v[1]), b = (vf64)LOWER_f32(v[2], v[3]);
+    const vf64 c = (vf64)UPPER_f32(v[0], v[1]), d = (vf64)UPPER_f32(v[2], v[3]);
+    t[0] = LOWER_f64(a, b);
+    t[1] = UPPER_f64(a, b);
+    t[2] = LOWER_f64(c, d);
+    t[3] = UPPER_f64(c, d);
+}
 INLINE void turn_f32(vf32 v[VL_f32]) {
     vf64 t[VL_f32];
-    _Pragma("GCC unroll 4") for (int i = 0; i < VL_f32; i += 4) {
-        const vf64 a = (vf64)LOWER_f32(v[i], v[i + 1]), b = (vf64)LOWER_f32(v[i + 2], v[i + 3]);
-        const vf64 c = (vf64)UPPER_f32(v[i], v[i + 1]), d = (vf64)UPPER_f32(v[i + 2], v[i + 3]);
-        t[i] = LOWER_f64(a, b);
-        t[i + 1] = UPPER_f64(a, b);
-        t[i + 2] = LOWER_f64(c, d);
-        t[i + 3] = UPPER_f64(c, d);
-    }
+    _Pragma("GCC unroll 4") for (int i = 0; i < VL_f32; i += 4) turn_within(v + i, t + i);
     for (int i = 0; i < 4; i++) turn_parts(t + i, 4);
     _Pragma("GCC unroll 16") for (int i = 0; i < VL_f32; i++) v[i] = (vf32)t[i];
 }
@@ -75,14 +77,7 @@ INLINE vf32 halves_f32(vf32 a, vf32 b) {
 }
 INLINE void turn_halves_f32(vf32 v[VL_f32 / 2]) {
     vf64 t[VL_f32 / 2];
-    _Pragma("GCC unroll 2") for (int i = 0; i < VL_f32 / 2; i += 4) {
-        const vf64 a = (vf64)LOWER_f32(v[i], v[i + 1]), b = (vf64)LOWER_f32(v[i + 2], v[i + 3]);
-        const vf64 c = (vf64)UPPER_f32(v[i], v[i + 1]), d = (vf64)UPPER_f32(v[i + 2], v[i + 3]);
-        t[i] = LOWER_f64(a, b);
-        t[i + 1] = UPPER_f64(a, b);
-        t[i + 2] = LOWER_f64(c, d);
-        t[i + 3] = UPPER_f64(c, d);
-    }
+    _Pragma("GCC unroll 2") for (int i = 0; i < VL_f32 / 2; i += 4) turn_within(v + i, t + i);
     _Pragma("GCC unroll 4") for (int i = 0; i < 4; i++) {
         v[i] = (vf32)__builtin_shufflevector(t[i], t[i + 4], 0, 1, 8, 9, 4, 5, 12, 13);
         v[i + 4] = (vf32)__builtin_shufflevector(t[i], t[i + 4], 2, 3, 10, 11, 6, 7, 14, 15);
