@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "floats.h"
+#include "pull.h"
 #include "wait.h"
 
 #ifdef __linux__
@@ -15,11 +16,15 @@
 #endif
 
 enum {
-    MAX_JOBS = 64, /* callers beyond these work alone */
+    MAX_JOBS = 64,     /* callers beyond these work alone */
+    MAX_PLACES = 1024, /* helpers beyond these are never pulled */
     STACK_BYTES = 1 << 20,
-    SPIN_NS = 50000,     /* about what it costs to wake a sleeping thread */
-    NOTICED_NS = 100000, /* a helper that is late by less is not late */
-    REST_FACTOR = 16,    /* for the time that a caller lost by waiting it is spared the same many times over */
+    SPIN_NS = 50000,          /* about what it costs to wake a sleeping thread */
+    LOOK_NS = 10000,          /* meanwhile, whether those waited for run */
+    DOZE_NS = 200000,         /* the same while the caller sleeps */
+    ONE_CALLER_NS = 10000000, /* callers this close to each other are at work at once */
+    MAX_BALANCE_NS = 1000000, /* what a helper may lose before it rests, however much it won before */
+    REST_FACTOR = 16,         /* for the time that callers lost they are spared the helper the same many times over */
     MAX_REST_NS = 125000000,
     RETRY_NS = 1000000000, /* before threads are asked for again, when there were none to be had */
 };
@@ -34,6 +39,7 @@ typedef struct {
     _Alignas(128) atomic_uint state;
     atomic_int taken; /* by a caller, */
     atomic_int cpu;   /* who runs here */
+    fn_thread caller;
     int workers;
     ptrdiff_t tasks;
     ptrdiff_t run_of; /* so many tasks are taken at a time: 1 but where they could not be counted in 32 bits */
@@ -43,14 +49,23 @@ typedef struct {
     _Alignas(128) atomic_ullong left; /* runs of tasks: the first, and the one after the last, 32 bits each */
 } job;
 
+/* where a helper is, from before it enters a job until it left */
+typedef struct {
+    _Alignas(128) _Atomic(job *) job;
+    fn_thread helper;
+} place;
+
 static job jobs[MAX_JOBS];
-static atomic_uint posted;    /* counts jobs; what idle helpers watch */
-static atomic_int sleeping;   /* helpers in the kernel, */
-static atomic_int spinning;   /* and those still awake */
-static atomic_int busy;       /* callers and helpers at work */
-static atomic_int made;       /* helpers there are */
-static atomic_int making;     /* some caller makes helpers */
-static atomic_llong retry_at; /* when to ask for threads again */
+static place places[MAX_PLACES]; /* of the helpers in the order they were made */
+static atomic_uint posted;       /* counts jobs; what idle helpers watch */
+static atomic_int sleeping;      /* helpers in the kernel, */
+static atomic_int spinning;      /* and those still awake */
+static atomic_int busy;          /* callers and helpers at work */
+static atomic_int made;          /* helpers there are */
+static atomic_int making;        /* some caller makes helpers */
+static atomic_int last_caller;
+static atomic_llong caller_changed; /* when last_caller was another one */
+static atomic_llong retry_at;       /* when to ask for threads again */
 
 static int64_t now(void) {
     struct timespec t;
@@ -80,9 +95,9 @@ static void relax(void) {
 #endif
 }
 
-/* whether *word becomes something else within SPIN_NS */
-static int spin_while(atomic_uint *word, unsigned value) {
-    const int64_t end = now() + SPIN_NS;
+/* whether *word becomes something else within so many nanoseconds */
+static int spin_while(atomic_uint *word, unsigned value, int64_t ns) {
+    const int64_t end = now() + ns;
     do {
         for (int i = 0; i < 32; i++) {
             if (atomic_load_explicit(word, memory_order_acquire) != value) return 1;
@@ -110,18 +125,53 @@ static int move_off(int cpu) {
 #endif
 }
 
+/* ---- who runs ----------------------------------------------------------------------------------------------------- */
+
+static void note_caller(job *j) {
+    fn_thread_is_this(&j->caller);
+    const int id = atomic_load_explicit(&j->caller.id, memory_order_relaxed);
+    if (atomic_load_explicit(&last_caller, memory_order_relaxed) == id) return;
+    atomic_store(&last_caller, id);
+    atomic_store(&caller_changed, now());
+}
+
+/* Whether processors are taken by others than this library's callers, if they are. */
+static int one_caller(void) { return now() - atomic_load(&caller_changed) > ONE_CALLER_NS; }
+
+/* Gives this processor, whose thread is about to sleep, to helpers of the job that do not run. Returns whether there were. */
+static int pull_helpers(const job *j) {
+    const int n = atomic_load(&made) < MAX_PLACES ? atomic_load(&made) : MAX_PLACES;
+    int pulled = 0;
+    for (int i = 0; i < n && one_caller(); i++)
+        if (atomic_load(&places[i].job) == j) pulled |= fn_pull(&places[i].helper);
+    return pulled;
+}
+
+/* The same for the caller, by a helper that found no more to do. It sleeps, if at all, for others that are inside. */
+static int pull_caller(job *j) {
+    const int waits = atomic_load(&j->state) & INSIDE;
+    return !waits && atomic_load(&j->taken) && one_caller() && fn_pull(&j->caller);
+}
+
 /* ---- helpers ---------------------------------------------------------------------------------------------------- */
 
-/* A helper that was kept from running while a caller waited for it rests, longer each time in a row. */
+/* What time a helper spared its callers, less what they lost by waiting for it. Where they lose it rests, longer each time in
+ * a row. Of several callers one is spared what another is kept from: no gain. */
 typedef struct {
-    int64_t length, until;
-} rest;
+    int64_t balance, rest, until;
+} account;
 
-static void tire(rest *r, int64_t lost) {
-    const int64_t t = now(), again = t - r->until < 4 * r->length ? 2 * r->length : 0;
-    r->length = REST_FACTOR * lost > again ? REST_FACTOR * lost : again;
-    if (r->length > MAX_REST_NS) r->length = MAX_REST_NS;
-    r->until = t + r->length;
+static void settle(account *a, int64_t gain) {
+    a->balance += gain;
+    const int64_t most = one_caller() ? MAX_BALANCE_NS : 0;
+    if (a->balance > most) a->balance = most;
+    if (a->balance >= 0) return;
+    const int64_t t = now(), again = t - a->until < 4 * a->rest ? 2 * a->rest : 0, due = -REST_FACTOR * a->balance;
+    a->rest = due > again ? due : again;
+    if (a->rest > MAX_REST_NS) a->rest = MAX_REST_NS;
+    a->until = t + a->rest;
+    a->balance = 0;
+    fn_sleep(a->rest);
 }
 
 /* Takes a place, and by that keeps the job where it is. Returns how many there were: none, and the helper is not in. */
@@ -159,47 +209,59 @@ static void work(job *j, int worker) {
     }
 }
 
-/* Returns what time a caller lost by waiting for this helper while the helper was kept from running. */
-static int64_t help_with(job *j) {
-    int64_t lost = 0;
-    if (!(atomic_load_explicit(&j->state, memory_order_relaxed) & PLACES)) return 0;
-    if (!move_off(atomic_load_explicit(&j->cpu, memory_order_relaxed))) return 0;
-    const int places = enter(j);
-    if (!places) return 0;
-    if (atomic_fetch_add(&busy, 1) < j->workers) {
-        const int64_t begun = now(), used = cpu_time();
-        work(j, j->workers - places);
-        const int64_t closed = atomic_load(&j->closed);
-        if (closed) {
-            const int64_t end = now(), late = end - closed;
-            const int64_t robbed = late > NOTICED_NS ? (end - begun) - (cpu_time() - used) : 0;
-            if (robbed > NOTICED_NS) lost = late < robbed ? late : robbed;
-        }
-    }
-    atomic_fetch_sub(&busy, 1);
-    leave(j);
-    return lost;
+/* Returns the gain. */
+static int64_t work_inside(job *j, int worker) {
+    const int64_t used = cpu_time();
+    work(j, worker);
+    const int64_t closed = atomic_load(&j->closed), late = closed ? now() - closed : 0;
+    return cpu_time() - used - late;
 }
 
-static void *helper(void *unused) {
-    rest r = {0};
-    (void)unused;
+/* Returns as which worker; 0: it could not. */
+static int help_with(job *j, place *p, account *a) {
+    if (!(atomic_load_explicit(&j->state, memory_order_relaxed) & PLACES)) return 0;
+    if (!move_off(atomic_load_explicit(&j->cpu, memory_order_relaxed))) return 0;
+    if (p) {
+        atomic_store(&p->helper.used, -1);
+        atomic_store(&p->job, j);
+    }
+    const int free = enter(j), worker = free ? j->workers - free : 0;
+    int64_t gain = 0;
+    if (worker) {
+        if (atomic_fetch_add(&busy, 1) < j->workers) gain = work_inside(j, worker);
+        atomic_fetch_sub(&busy, 1);
+        leave(j);
+    }
+    if (p) atomic_store(&p->job, NULL);
+    settle(a, gain);
+    return worker;
+}
+
+/* Awake, whether a job comes. The caller of the last one, by here at work alone, is looked after by its first helper. */
+static int more_comes(unsigned seen, job *last) {
+    const int64_t end = now() + SPIN_NS;
+    do {
+        if (spin_while(&posted, seen, LOOK_NS)) return 1;
+    } while (!(last && pull_caller(last)) && now() < end);
+    return 0;
+}
+
+static void *helper(void *where) {
+    place *p = where;
+    account a = {0};
+    if (p) fn_thread_is_this(&p->helper);
     fn_floats_enter(); /* not what the caller that made this thread had */
     for (;;) {
         const unsigned seen = atomic_load(&posted);
-        int64_t lost = 0;
-        for (int i = 0; i < MAX_JOBS && !lost; i++) lost = help_with(&jobs[i]);
-        if (lost) {
-            tire(&r, lost);
-            fn_sleep(r.length);
-            continue;
-        }
+        job *last = NULL;
+        for (int i = 0; i < MAX_JOBS; i++)
+            if (help_with(&jobs[i], p, &a) == 1) last = &jobs[i];
         atomic_fetch_add(&spinning, 1);
-        const int more = spin_while(&posted, seen);
+        const int more = more_comes(seen, last);
         atomic_fetch_sub(&spinning, 1);
         if (more) continue;
         atomic_fetch_add(&sleeping, 1);
-        fn_wait(&posted, seen);
+        fn_wait(&posted, seen, 0);
         atomic_fetch_sub(&sleeping, 1);
     }
     return NULL;
@@ -208,7 +270,7 @@ static void *helper(void *unused) {
 /* ---- callers ---------------------------------------------------------------------------------------------------- */
 
 /* Signals are the caller's business, so helpers are born with all of them blocked. */
-static int make_one(void) {
+static int make_one(place *p) {
     pthread_t thread;
     pthread_attr_t how;
     sigset_t all, before;
@@ -217,7 +279,7 @@ static int make_one(void) {
     pthread_attr_setstacksize(&how, STACK_BYTES);
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    const int failed = pthread_create(&thread, &how, helper, NULL);
+    const int failed = pthread_create(&thread, &how, helper, p);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&how);
 #ifdef __linux__
@@ -229,7 +291,8 @@ static int make_one(void) {
 static void make_helpers(int wanted) {
     if (atomic_load(&made) >= wanted || now() < atomic_load(&retry_at) || atomic_exchange(&making, 1)) return;
     while (atomic_load(&made) < wanted) {
-        if (!make_one()) {
+        const int i = atomic_load(&made);
+        if (!make_one(i < MAX_PLACES ? &places[i] : NULL)) {
             atomic_store(&retry_at, now() + RETRY_NS);
             break;
         }
@@ -252,13 +315,22 @@ static void post(job *j, int helpers) {
     if (asleep > 0 && wanted > 0) fn_wake(&posted, wanted);
 }
 
+/* Awake, whether the job's state changes. */
+static int changes(job *j, unsigned state) {
+    const int64_t end = now() + SPIN_NS;
+    do {
+        if (spin_while(&j->state, state, LOOK_NS)) return 1;
+    } while (!pull_helpers(j) && now() < end);
+    return 0;
+}
+
 static void close_and_wait(job *j) {
     unsigned state = atomic_fetch_and(&j->state, ~PLACES) & ~PLACES;
     if (state) atomic_store(&j->closed, now());
     for (; state & INSIDE; state = atomic_load(&j->state)) {
-        if (spin_while(&j->state, state)) continue;
+        if (changes(j, state)) continue;
         if (state & WAITED_FOR || atomic_compare_exchange_strong(&j->state, &state, state | WAITED_FOR))
-            fn_wait(&j->state, state | WAITED_FOR);
+            fn_wait(&j->state, state | WAITED_FOR, DOZE_NS);
     }
 }
 
@@ -271,6 +343,7 @@ void fn_helpers_run(int workers, ptrdiff_t tasks, fn_task *run, void *context) {
         if (atomic_load(&made)) j = take_job();
     }
     if (j) {
+        note_caller(j);
         j->workers = workers;
         j->tasks = tasks;
         j->run = run;
@@ -294,6 +367,8 @@ void fn_helpers_forget(void) {
         atomic_store(&jobs[i].state, 0);
         atomic_store(&jobs[i].taken, 0);
     }
+    for (int i = 0; i < MAX_PLACES; i++) atomic_store(&places[i].job, NULL);
+    fn_pull_forget();
     atomic_store(&sleeping, 0);
     atomic_store(&spinning, 0);
     atomic_store(&busy, 0);

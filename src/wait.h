@@ -5,8 +5,9 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-void fn_wait(atomic_uint *word, unsigned value); /* while *word is value; may also return for no reason */
-void fn_wake(atomic_uint *word, int threads);    /* so many of those that wait */
+/* while *word is value, for so many nanoseconds (0: for ever; without a futex always); may also return for no reason */
+void fn_wait(atomic_uint *word, unsigned value, int64_t ns);
+void fn_wake(atomic_uint *word, int threads); /* so many of those that wait */
 void fn_sleep(int64_t nanoseconds);
 
 #endif

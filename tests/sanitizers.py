@@ -69,7 +69,7 @@ def library(name):
 def thread(folder):
     recurrent = {*(ROOT / "src").glob("rnn*.c")}
     plain = {*(ROOT / "src").glob("*.c")} - recurrent
-    threads = {ROOT / "src" / name for name in ("helpers.c", "parallel.c", "wait.c")}
+    threads = {ROOT / "src" / name for name in ("helpers.c", "parallel.c", "pull.c", "wait.c")}
     return races(folder, "races.c", plain) or races(folder, "races_rnn.c", recurrent | threads)
 
 
