@@ -1,6 +1,10 @@
 /* Threads at work, for ThreadSanitizer: callers at once, memory that changes hands, and the drivers, whose workers
  * write beside each other. Compiled and run by tests/sanitizers.py; prints "done" when every result was right. */
+#define _GNU_SOURCE /* sched_getaffinity */
 #include <pthread.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +14,7 @@
 #include "../src/job.h"
 #include "../src/parallel.h"
 #include "../src/pool.h"
+#include "../src/pull.h"
 
 extern const fn_tier fn_tier_baseline;
 
@@ -52,6 +57,53 @@ static void *call_helpers(void *seed) {
         expect(total == TASKS, "a worker's count");
     }
     return NULL;
+}
+
+/* ---- pull: threads that do not run are moved, and may run where they might before --------------------------------- */
+
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+static fn_thread held;
+static atomic_int is_known, done_work;
+
+static void *wait_at_the_gate(void *unused) {
+    fn_thread_is_this(&held);
+    atomic_store(&is_known, 1);
+    pthread_mutex_lock(&gate);
+    pthread_mutex_unlock(&gate);
+    for (volatile int i = 0; i < 1000000; i++) continue;
+    atomic_store(&done_work, 1);
+    pthread_mutex_lock(&gate);
+    pthread_mutex_unlock(&gate);
+    return unused;
+}
+
+/* Looked at until it was seen not to run. */
+static void pull_it(void) {
+    while (!fn_pull(&held)) continue;
+}
+
+static void pull_a_thread(void) {
+#ifdef __linux__
+    cpu_set_t before, after;
+    pthread_t thread;
+    pthread_mutex_lock(&gate);
+    pthread_create(&thread, NULL, wait_at_the_gate, NULL);
+    while (!atomic_load(&is_known)) continue;
+    sched_getaffinity(atomic_load(&held.id), sizeof before, &before);
+    expect(!fn_pull(&held), "a thread pulled at first sight");
+    pull_it();
+    sched_getaffinity(atomic_load(&held.id), sizeof after, &after);
+    expect(CPU_EQUAL(&before, &after), "a pulled thread's processors");
+    pthread_mutex_unlock(&gate);
+    while (!atomic_load(&done_work)) continue;
+    pthread_mutex_lock(&gate);
+    expect(!fn_pull(&held), "a thread pulled that had run");
+    pthread_mutex_unlock(&gate);
+    pthread_join(thread, NULL);
+    expect(!fn_pull(&held), "a thread pulled that has ended");
+    fn_thread nobody = {0};
+    expect(!fn_pull(&nobody) && !fn_pull(&nobody), "nobody pulled");
+#endif
 }
 
 /* ---- pool: blocks written by one thread and given back by another ------------------------------------------------- */
@@ -183,6 +235,7 @@ int main(void) {
     fn_parallel_use(all);
     call_helpers(NULL);
     at_once(call_helpers);
+    pull_a_thread();
     fn_pool_bound(16 * FN_POOL_LEAST);
     at_once(swap_blocks);
     call_drivers(NULL);

@@ -65,6 +65,26 @@ def test_serial_inside_another_parallel_region():
     assert output_of(HELPERS + REGION) == "True 0"
 
 
+# ---- processors that others keep busy ----------------------------------------------------------------------
+
+CROWDED = """
+import subprocess, sys
+mine = os.sched_getaffinity(0)
+busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in mine]
+try:
+    right = all(fastnorm.layer_norm(x).tobytes() == expected for _ in range(2000))
+finally:
+    for other in busy:
+        other.kill()
+masks = [os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")]
+print(right, helpers(), all(mask == mine for mask in masks))
+"""
+
+
+def test_beside_busy_processes_every_thread_may_run_where_it_might_before():
+    assert output_of(HELPERS + CROWDED) == "True 2 True"
+
+
 # ---- no threads to be had ----------------------------------------------------------------------------------
 
 FORBIDDEN = """
