@@ -209,18 +209,11 @@ static void work(job *j, int worker) {
     }
 }
 
-/* Returns the gain. */
-static int64_t work_inside(job *j, int worker) {
-    const int64_t used = cpu_time();
-    work(j, worker);
-    const int64_t closed = atomic_load(&j->closed), late = closed ? now() - closed : 0;
-    return cpu_time() - used - late;
-}
-
-/* Returns as which worker; 0: it could not. */
+/* Returns as which worker; 0: it could not. What is measured after it has left costs the caller nothing. */
 static int help_with(job *j, place *p, account *a) {
     if (!(atomic_load_explicit(&j->state, memory_order_relaxed) & PLACES)) return 0;
     if (!move_off(atomic_load_explicit(&j->cpu, memory_order_relaxed))) return 0;
+    const int64_t used = cpu_time();
     if (p) {
         atomic_store(&p->helper.used, -1);
         atomic_store(&p->job, j);
@@ -228,9 +221,11 @@ static int help_with(job *j, place *p, account *a) {
     const int free = enter(j), worker = free ? j->workers - free : 0;
     int64_t gain = 0;
     if (worker) {
-        if (atomic_fetch_add(&busy, 1) < j->workers) gain = work_inside(j, worker);
+        if (atomic_fetch_add(&busy, 1) < j->workers) work(j, worker);
         atomic_fetch_sub(&busy, 1);
+        const int64_t closed = atomic_load(&j->closed), late = closed ? now() - closed : 0;
         leave(j);
+        gain = cpu_time() - used - late;
     }
     if (p) atomic_store(&p->job, NULL);
     settle(a, gain);

@@ -5,7 +5,7 @@
 #include "helpers.h"
 
 enum {
-    WAKE_BYTES = 128 * 1024,   /* what one core moves about in the time that it takes to wake another, */
+    WAKE_BYTES = 256 * 1024,   /* what one core moves about in the time that it takes to wake another, */
     ROUNDS_BYTES = 512 * 1024, /* and, in several rounds, to fetch the data from there (bench_threads.py) */
     MAX_WORKERS = 256,
 };
