@@ -8,7 +8,11 @@ cdef extern from "norm.h" nogil:
         size_t compute_size
         double (*load1)(const void *p) noexcept
         void (*store1)(void *p, double value) noexcept
+        void (*expand)(Py_ssize_t n, const void *a, void *to) noexcept
         void (*divide)(Py_ssize_t n, const void *a, int wide, double by, void *to) noexcept
+        void (*blend)(Py_ssize_t n, double share, const double *batch, const double *count, void *running,
+                      Py_ssize_t step) noexcept
+        int (*invert)(Py_ssize_t n, const void *var, double eps, void *rstd) noexcept
     ctypedef struct fn_tier:
         const char *name
         const fn_verbs *verbs[4]

@@ -5,7 +5,6 @@ cimport cython
 cimport numpy as cnp
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetContext, PyCapsule_GetPointer, PyCapsule_New
-from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY, isfinite, signbit, sqrt
 from libc.string cimport memcmp, memset
 

@@ -83,11 +83,43 @@ cdef cnp.ndarray to_gradient(object dy, cnp.ndarray x, str name):
     return checks.to_gradient(dy, x, name)
 
 
+cdef inline cnp.ndarray new_of(cnp.ndarray a, int num):
+    return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), num, 0)
+
+
+cdef cnp.ndarray as_float(cnp.ndarray a):
+    """A C-ordered array as it is, or as float32 if it is of 16 bits, which NumPy takes one value after the other."""
+    cdef int code = dtype_code(a)
+    cdef cnp.ndarray wide
+    cdef fn_floats floats
+    if code not in (FN_F16, FN_BF16):
+        return a
+    wide = new_of(a, cnp.NPY_FLOAT)
+    floats = fn_floats_enter()
+    tier.verbs[code].expand(cnp.PyArray_SIZE(a), cnp.PyArray_DATA(a), cnp.PyArray_DATA(wide))
+    fn_floats_leave(floats)
+    return wide
+
+
+cdef cnp.ndarray divided(cnp.ndarray a, double by, int code):
+    """A C-ordered array over a number, in the compute type of `code`; beyond it is infinite."""
+    cdef cnp.ndarray wide = as_float(a), to = new_of(a, compute_num(code))
+    cdef fn_floats floats = fn_floats_enter()
+    tier.verbs[code].divide(cnp.PyArray_SIZE(a), cnp.PyArray_DATA(wide), dtype_code(wide) == FN_F64, by,
+                            cnp.PyArray_DATA(to))
+    fn_floats_leave(floats)
+    return to
+
+
 cdef cnp.ndarray to_values(object a, str name, int code):
     """Parameters and statistics as an aligned native array of the compute type."""
-    if (is_plain(a) and cnp.PyArray_TYPE(<cnp.ndarray> a) == compute_num(code)
-            and cnp.PyArray_ISALIGNED(<cnp.ndarray> a)):
-        return a
+    cdef cnp.ndarray wide
+    if is_plain(a):
+        if cnp.PyArray_TYPE(<cnp.ndarray> a) == compute_num(code) and cnp.PyArray_ISALIGNED(<cnp.ndarray> a):
+            return a
+        if dtype_code(a) >= 0 and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> a):
+            wide = as_float(a)
+            return wide if cnp.PyArray_TYPE(wide) == compute_num(code) else divided(wide, 1, code)
     return checks.to_values(a, name, np.float64 if code == FN_F64 else np.float32)
 
 

@@ -1,5 +1,5 @@
-/* The verbs finalize, from the moments of slices to the scalars of their results, and divide. Written once in T; norm.c
- * includes this file once per dtype. */
+/* The verb finalize, from the moments of slices to the scalars of their results. Written once in T; norm.c includes this
+ * file once per dtype. */
 
 #define TINY (sizeof(A) == sizeof(double) ? 0x1p-960 : 0x1p-100) /* a mean below has no room for comp */
 #define SLIGHT (sizeof(A) == sizeof(double) ? 0x1p-55 : 0x1p-26) /* deviations: half an ulp of a quarter */
@@ -42,13 +42,3 @@ static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, in
 }
 #undef TINY
 #undef SLIGHT
-
-static void FN(divide)(ptrdiff_t n, const void *a, int wide, double by, void *to) {
-    const float *floats = a;
-    const double *doubles = a;
-    A *out = to;
-    ptrdiff_t i = 0;
-    for (; i + VL_f64 <= n; i += VL_f64)
-        PUT_PART(out + i, (wide ? load_part_f64(doubles + i) : load_part_f32(floats + i)) / splat_f64(by));
-    for (; i < n; i++) out[i] = (A)((wide ? doubles[i] : (double)floats[i]) / by);
-}

@@ -235,8 +235,18 @@ typedef struct fn_verbs {
     int (*finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
                     void *rstd);
 
+    /* to[i] = from[i], of A */
+    void (*expand)(ptrdiff_t n, const void *from, void *to);
+
     /* to[i] = a[i] / by, taken in double; a is float, or if `wide` double. `to`, of A, may be a. */
     void (*divide)(ptrdiff_t n, const void *a, int wide, double by, void *to);
+
+    /* r = (1 - share) * r + share * batch[i], in double, for r of T at running + i * step, in bytes; with `count`, batch[i]
+     * comes times count[i] / (count[i] - 1). */
+    void (*blend)(ptrdiff_t n, double share, const double *batch, const double *count, void *running, ptrdiff_t step);
+
+    /* rstd[i] = 1 / sqrt(var[i] + eps), in double, of A to A. Returns 1 if some finite one is beyond A. */
+    int (*invert)(ptrdiff_t n, const void *var, double eps, void *rstd);
 
     /* after the last result that went past the caches, before another thread may read it */
     void (*drain)(void);

@@ -52,39 +52,38 @@ cdef Running to_frozen(object mean, object var, bint scale, double eps, cnp.ndar
     cdef cnp.npy_intp size = channels
     cdef int code = dtype_code(x)
     cdef int which
+    cdef cnp.ndarray b, to
     running.frozen = True
     for which in range(2 if scale else 1):
         a = var if which else mean
         if a is None or not is_running(a, x, channels):
             a = checks.to_frozen(a, "running_var" if which else "running_mean", x, channels)
-        read_frozen(a, cnp.PyArray_EMPTY(1, &size, compute_num(code), 0), code, which, eps, running)
+        b = cnp.PyArray_GETCONTIGUOUS(<cnp.ndarray> a)
+        to = cnp.PyArray_EMPTY(1, &size, compute_num(code), 0)
+        if which:
+            invert(b, to, eps, running)
+        else:
+            running.mean = to
+            tier.verbs[dtype_code(b)].expand(size, cnp.PyArray_DATA(b), cnp.PyArray_DATA(to))
     return running
 
 
-cdef int read_frozen(cnp.ndarray a, cnp.ndarray to, int code, bint root, double eps, Running running) except -1:
-    """`a` as mean, or as the variance's rstd, in the compute type; rstd also in double where that is too narrow."""
-    cdef const fn_verbs *verbs = tier.verbs[dtype_code(a)]
-    cdef const char *p = <const char *> cnp.PyArray_DATA(a)
-    cdef Py_ssize_t i, step = cnp.PyArray_STRIDE(a, 0)
-    cdef cnp.npy_intp n = cnp.PyArray_DIM(a, 0)
-    cdef bint far = False
-    cdef double value
+cdef int invert(cnp.ndarray var, cnp.ndarray to, double eps, Running running) except -1:
+    """rstd of a running variance; also in double where the compute type is too narrow."""
+    cdef cnp.npy_intp i, n = cnp.PyArray_SIZE(var)
+    cdef int code = dtype_code(var)
+    cdef const char *p = <const char *> cnp.PyArray_DATA(var)
+    cdef double *wide
+    cdef cnp.ndarray values = as_float(var)
     cdef fn_floats floats = fn_floats_enter()
-    for i in range(n):
-        value = verbs.load1(p + i * step)
-        if root:
-            value = 1 / sqrt(value + eps)
-            far = far or FLT_MAX < value
-        put(cnp.PyArray_DATA(to), i, value, code)
+    cdef bint far = tier.verbs[code].invert(n, cnp.PyArray_DATA(values), eps, cnp.PyArray_DATA(to))
     fn_floats_leave(floats)
-    if not root:
-        running.mean = to
-        return 0
     running.var = to
-    if far and code != FN_F64:
+    if far:
         running.wide = cnp.PyArray_EMPTY(1, &n, cnp.NPY_DOUBLE, 0)
+        wide = <double *> cnp.PyArray_DATA(running.wide)
         for i in range(n):
-            (<double *> cnp.PyArray_DATA(running.wide))[i] = 1 / sqrt(verbs.load1(p + i * step) + eps)
+            wide[i] = 1 / sqrt(tier.verbs[code].load1(p + i * cnp.PyArray_STRIDE(var, 0)) + eps)
     return 0
 
 
@@ -101,28 +100,17 @@ cdef int prepare_running(Running running, fn_job *job, Axes *axes) except -1:
 
 cdef void update_running(Running running) noexcept:
     """running <- (1 - momentum) * running + momentum * batch, the variance unbiased (Ioffe & Szegedy, algorithm 2)."""
-    cdef double momentum = running.momentum, batch
-    cdef Py_ssize_t i, n = cnp.PyArray_DIM(running.wide, 0) // 3, step
+    cdef Py_ssize_t n = cnp.PyArray_DIM(running.wide, 0) // 3
     cdef const double *values = <const double *> cnp.PyArray_DATA(running.wide)
     cdef const double *count = values + 2 * n
-    cdef const fn_verbs *verbs
     cdef cnp.ndarray target
-    cdef char *p
     cdef int which
     cdef fn_floats floats = fn_floats_enter()
     for which in range(2):
         target = running.var if which else running.mean
-        if target is None:
-            continue
-        verbs = tier.verbs[dtype_code(target)]
-        p = <char *> cnp.PyArray_DATA(target)
-        step = cnp.PyArray_STRIDE(target, 0)
-        for i in range(n):
-            batch = values[which * n + i]
-            if which == 1:
-                batch *= count[i] / (count[i] - 1)
-            verbs.store1(p, (1 - momentum) * verbs.load1(p) + momentum * batch)
-            p += step
+        if target is not None:
+            tier.verbs[dtype_code(target)].blend(n, running.momentum, values + which * n, count if which else NULL,
+                                                 cnp.PyArray_DATA(target), cnp.PyArray_STRIDE(target, 0))
     fn_floats_leave(floats)
 
 

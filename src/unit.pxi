@@ -3,11 +3,10 @@
 
 cdef cnp.ndarray scaled_gain(object g, cnp.ndarray v, Layout layout, double *root):
     """g over the root of the slice's length, in the compute type; its shape is checked."""
-    cdef cnp.ndarray gain, scaled
+    cdef cnp.ndarray gain
     cdef int code = dtype_code(v), d
     cdef Py_ssize_t size
-    cdef fn_floats floats
-    if is_plain(g) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> g) and dtype_code(g) in (FN_F32, FN_F64):
+    if is_plain(g) and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray> g) and dtype_code(g) >= 0:
         gain = g
     else:
         gain = checks.to_values(g, "g", np.float64)
@@ -16,13 +15,8 @@ cdef cnp.ndarray scaled_gain(object g, cnp.ndarray v, Layout layout, double *roo
     size = cnp.PyArray_SIZE(gain)
     if size and not cnp.PyArray_SIZE(v):
         checks.empty_axis((<object> v).shape, [d for d in range(layout.ndim) if layout.is_reduced[d]], "v")
-    scaled = cnp.PyArray_EMPTY(cnp.PyArray_NDIM(gain), cnp.PyArray_DIMS(gain), compute_num(code), 0)
-    floats = fn_floats_enter()
     root[0] = sqrt(cnp.PyArray_SIZE(v) / <double> size) if size else 1.0
-    tier.verbs[code].divide(size, cnp.PyArray_DATA(gain), dtype_code(gain) == FN_F64, root[0],
-                            cnp.PyArray_DATA(scaled))
-    fn_floats_leave(floats)
-    return scaled
+    return divided(gain, root[0], code)
 
 
 def weight_forward(v, g, Family family, axis):

@@ -13,6 +13,7 @@
 #include "few_tmpl.c"
 #include "tile_tmpl.c"
 #include "finalize_tmpl.c"
+#include "params_tmpl.c"
 #include "slices_tmpl.c"
 #include "regions_tmpl.c"
 
@@ -44,7 +45,10 @@ static const fn_verbs verbs = {
     .normalize_cols = FN(normalize_cols),
     .adjoint_cols = FN(adjoint_cols),
     .finalize = FN(finalize),
+    .expand = FN(expand),
     .divide = FN(divide),
+    .blend = FN(blend),
+    .invert = FN(invert),
     .drain = stream_end,
     .merge = merge,
 };
