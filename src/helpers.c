@@ -1,4 +1,4 @@
-#define _GNU_SOURCE /* sched_getcpu, pthread_setname_np */
+#define _GNU_SOURCE /* pthread_setname_np */
 #include "helpers.h"
 
 #include <pthread.h>
@@ -11,17 +11,13 @@
 #include "pull.h"
 #include "wait.h"
 
-#ifdef __linux__
-#include <sched.h>
-#endif
-
 enum {
-    MAX_JOBS = 64,     /* callers beyond these work alone */
-    MAX_PLACES = 1024, /* helpers beyond these are never pulled */
+    MAX_JOBS = 64,    /* callers beyond these work alone */
+    MAX_PLACES = 256, /* helpers beyond these are never pulled */
     STACK_BYTES = 1 << 20,
     SPIN_NS = 50000,          /* about what it costs to wake a sleeping thread */
-    LOOK_NS = 10000,          /* meanwhile, whether those waited for run */
-    DOZE_NS = 200000,         /* the same while the caller sleeps */
+    LOOK_NS = 10000,          /* how often a caller that waits looks whether its helpers run, awake, */
+    DOZE_NS = 200000,         /* and asleep */
     ONE_CALLER_NS = 10000000, /* callers this close to each other are at work at once */
     MAX_BALANCE_NS = 1000000, /* what a helper may lose before it rests, however much it won before */
     REST_FACTOR = 16,         /* for the time that callers lost they are spared the helper the same many times over */
@@ -39,7 +35,6 @@ typedef struct {
     _Alignas(128) atomic_uint state;
     atomic_int taken; /* by a caller, */
     atomic_int cpu;   /* who runs here */
-    fn_thread caller;
     int workers;
     ptrdiff_t tasks;
     ptrdiff_t run_of; /* so many tasks are taken at a time: 1 but where they could not be counted in 32 bits */
@@ -63,7 +58,7 @@ static atomic_int spinning;      /* and those still awake */
 static atomic_int busy;          /* callers and helpers at work */
 static atomic_int made;          /* helpers there are */
 static atomic_int making;        /* some caller makes helpers */
-static atomic_int last_caller;
+static _Atomic(char *) last_caller;
 static atomic_llong caller_changed; /* when last_caller was another one */
 static atomic_llong retry_at;       /* when to ask for threads again */
 
@@ -77,14 +72,6 @@ static int64_t cpu_time(void) {
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-static int this_cpu(void) {
-#ifdef __linux__
-    return sched_getcpu();
-#else
-    return -1;
-#endif
 }
 
 static void relax(void) {
@@ -107,35 +94,16 @@ static int spin_while(atomic_uint *word, unsigned value, int64_t ns) {
     return 0;
 }
 
-/* A helper that is woken while every processor has work may find itself on its caller's, which it would only take from
- * it. Returns whether it is on another one now. */
-static int move_off(int cpu) {
-#ifdef __linux__
-    cpu_set_t allowed, others;
-    if (cpu < 0 || sched_getcpu() != cpu) return 1;
-    if (sched_getaffinity(0, sizeof allowed, &allowed) || cpu >= CPU_SETSIZE) return 0;
-    others = allowed;
-    CPU_CLR(cpu, &others);
-    if (!CPU_COUNT(&others) || sched_setaffinity(0, sizeof others, &others)) return 0;
-    sched_setaffinity(0, sizeof allowed, &allowed);
-    return sched_getcpu() != cpu;
-#else
-    (void)cpu;
-    return 1;
-#endif
-}
-
 /* ---- who runs ----------------------------------------------------------------------------------------------------- */
 
-static void note_caller(job *j) {
-    fn_thread_is_this(&j->caller);
-    const int id = atomic_load_explicit(&j->caller.id, memory_order_relaxed);
-    if (atomic_load_explicit(&last_caller, memory_order_relaxed) == id) return;
-    atomic_store(&last_caller, id);
+static void note_caller(void) {
+    static _Thread_local char this_thread;
+    if (atomic_load_explicit(&last_caller, memory_order_relaxed) == &this_thread) return;
+    atomic_store(&last_caller, &this_thread);
     atomic_store(&caller_changed, now());
 }
 
-/* Whether processors are taken by others than this library's callers, if they are. */
+/* Whether calls have come from one thread for some time: then whoever else takes processors is not one of ours. */
 static int one_caller(void) { return now() - atomic_load(&caller_changed) > ONE_CALLER_NS; }
 
 /* Gives this processor, whose thread is about to sleep, to helpers of the job that do not run. Returns whether there were. */
@@ -147,16 +115,10 @@ static int pull_helpers(const job *j) {
     return pulled;
 }
 
-/* The same for the caller, by a helper that found no more to do. It sleeps, if at all, for others that are inside. */
-static int pull_caller(job *j) {
-    const int waits = atomic_load(&j->state) & INSIDE;
-    return !waits && atomic_load(&j->taken) && one_caller() && fn_pull(&j->caller);
-}
-
 /* ---- helpers ---------------------------------------------------------------------------------------------------- */
 
-/* What time a helper spared its callers, less what they lost by waiting for it. Where they lose it rests, longer each time in
- * a row. Of several callers one is spared what another is kept from: no gain. */
+/* What time a helper spared its callers, less what they lost by waiting for it. Once they lose, it rests, longer each time in
+ * a row. Where several threads call, what it spares one it mostly takes from another, and nothing is to its credit. */
 typedef struct {
     int64_t balance, rest, until;
 } account;
@@ -209,19 +171,19 @@ static void work(job *j, int worker) {
     }
 }
 
-/* Returns as which worker; 0: it could not. What is measured after it has left costs the caller nothing. */
-static int help_with(job *j, place *p, account *a) {
-    if (!(atomic_load_explicit(&j->state, memory_order_relaxed) & PLACES)) return 0;
-    if (!move_off(atomic_load_explicit(&j->cpu, memory_order_relaxed))) return 0;
+/* What is measured after it has left costs the caller nothing. */
+static void help_with(job *j, place *p, account *a) {
+    if (!(atomic_load_explicit(&j->state, memory_order_relaxed) & PLACES)) return;
+    if (!fn_move_off(atomic_load_explicit(&j->cpu, memory_order_relaxed))) return;
     const int64_t used = cpu_time();
     if (p) {
         atomic_store(&p->helper.used, -1);
         atomic_store(&p->job, j);
     }
-    const int free = enter(j), worker = free ? j->workers - free : 0;
+    const int free = enter(j);
     int64_t gain = 0;
-    if (worker) {
-        if (atomic_fetch_add(&busy, 1) < j->workers) work(j, worker);
+    if (free) {
+        if (atomic_fetch_add(&busy, 1) < j->workers) work(j, j->workers - free);
         atomic_fetch_sub(&busy, 1);
         const int64_t closed = atomic_load(&j->closed), late = closed ? now() - closed : 0;
         leave(j);
@@ -229,16 +191,6 @@ static int help_with(job *j, place *p, account *a) {
     }
     if (p) atomic_store(&p->job, NULL);
     settle(a, gain);
-    return worker;
-}
-
-/* Awake, whether a job comes. The caller of the last one, by here at work alone, is looked after by its first helper. */
-static int more_comes(unsigned seen, job *last) {
-    const int64_t end = now() + SPIN_NS;
-    do {
-        if (spin_while(&posted, seen, LOOK_NS)) return 1;
-    } while (!(last && pull_caller(last)) && now() < end);
-    return 0;
 }
 
 static void *helper(void *where) {
@@ -248,11 +200,9 @@ static void *helper(void *where) {
     fn_floats_enter(); /* not what the caller that made this thread had */
     for (;;) {
         const unsigned seen = atomic_load(&posted);
-        job *last = NULL;
-        for (int i = 0; i < MAX_JOBS; i++)
-            if (help_with(&jobs[i], p, &a) == 1) last = &jobs[i];
+        for (int i = 0; i < MAX_JOBS; i++) help_with(&jobs[i], p, &a);
         atomic_fetch_add(&spinning, 1);
-        const int more = more_comes(seen, last);
+        const int more = spin_while(&posted, seen, SPIN_NS);
         atomic_fetch_sub(&spinning, 1);
         if (more) continue;
         atomic_fetch_add(&sleeping, 1);
@@ -338,12 +288,12 @@ void fn_helpers_run(int workers, ptrdiff_t tasks, fn_task *run, void *context) {
         if (atomic_load(&made)) j = take_job();
     }
     if (j) {
-        note_caller(j);
+        note_caller();
         j->workers = workers;
         j->tasks = tasks;
         j->run = run;
         j->context = context;
-        atomic_store(&j->cpu, this_cpu());
+        atomic_store(&j->cpu, fn_this_cpu());
         atomic_store(&j->closed, 0);
         j->run_of = tasks / UINT32_MAX + 1;
         atomic_store(&j->left, (unsigned long long)((tasks + j->run_of - 1) / j->run_of));

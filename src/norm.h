@@ -245,7 +245,7 @@ typedef struct fn_verbs {
      * comes times count[i] / (count[i] - 1). */
     void (*blend)(ptrdiff_t n, double share, const double *batch, const double *count, void *running, ptrdiff_t step);
 
-    /* rstd[i] = 1 / sqrt(var[i] + eps), in double, of A to A. Returns 1 if some finite one is beyond A. */
+    /* rstd[i] = 1 / sqrt(var[i] + eps), in double, of A to A. Returns 1 if one is beyond float's range, A being float. */
     int (*invert)(ptrdiff_t n, const void *var, double eps, void *rstd);
 
     /* after the last result that went past the caches, before another thread may read it */

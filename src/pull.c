@@ -9,16 +9,20 @@
 #include <time.h>
 #include <unistd.h>
 
-static _Thread_local int this_id;
-static _Thread_local clockid_t this_clock;
-static atomic_int
-    pulling; /* some thread does, one at a time: two would take each other's mask for the one to restore */
+/* Some thread has set a mask that it will set back. One at a time, or they would take each other's for the one to set back. */
+static atomic_int masked;
+
+static int begin(void) { return !atomic_exchange(&masked, 1); }
+static void end(void) { atomic_store(&masked, 0); }
+
+int fn_this_cpu(void) { return sched_getcpu(); }
 
 void fn_thread_is_this(fn_thread *t) {
-    if (!this_id && !pthread_getcpuclockid(pthread_self(), &this_clock)) this_id = (int)syscall(SYS_gettid);
-    atomic_store_explicit(&t->id, this_id, memory_order_relaxed);
-    atomic_store_explicit(&t->clock, this_clock, memory_order_relaxed);
-    atomic_store_explicit(&t->used, -1, memory_order_relaxed);
+    clockid_t clock;
+    const int known = !pthread_getcpuclockid(pthread_self(), &clock);
+    atomic_store(&t->used, -1);
+    atomic_store(&t->clock, known ? clock : 0);
+    atomic_store(&t->id, known ? (int)syscall(SYS_gettid) : 0);
 }
 
 static int has_run(fn_thread *t) {
@@ -39,21 +43,38 @@ static int move_here(int id, int cpu) {
 
 int fn_pull(fn_thread *t) {
     const int id = atomic_load(&t->id), cpu = sched_getcpu();
-    if (!id || has_run(t) || cpu < 0 || cpu >= CPU_SETSIZE || atomic_exchange(&pulling, 1)) return 0;
+    if (!id || has_run(t) || cpu < 0 || cpu >= CPU_SETSIZE || !begin()) return 0;
     const int moved = move_here(id, cpu);
-    atomic_store(&pulling, 0);
+    end();
     return moved;
 }
 
-void fn_pull_forget(void) {
-    this_id = 0;
-    atomic_store(&pulling, 0);
+static int move_from(int cpu) {
+    cpu_set_t own, others;
+    if (sched_getaffinity(0, sizeof own, &own)) return 0;
+    others = own;
+    CPU_CLR(cpu, &others);
+    if (!CPU_COUNT(&others) || sched_setaffinity(0, sizeof others, &others)) return 0;
+    sched_setaffinity(0, sizeof own, &own);
+    return sched_getcpu() != cpu;
 }
+
+int fn_move_off(int cpu) {
+    if (cpu < 0 || sched_getcpu() != cpu) return 1;
+    if (cpu >= CPU_SETSIZE || !begin()) return 0;
+    const int moved = move_from(cpu);
+    end();
+    return moved;
+}
+
+void fn_pull_forget(void) { end(); }
 
 #else
 
+int fn_this_cpu(void) { return -1; }
 void fn_thread_is_this(fn_thread *t) { (void)t; }
 int fn_pull(fn_thread *t) { return (void)t, 0; }
+int fn_move_off(int cpu) { return (void)cpu, 1; }
 void fn_pull_forget(void) {}
 
 #endif

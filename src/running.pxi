@@ -53,6 +53,7 @@ cdef Running to_frozen(object mean, object var, bint scale, double eps, cnp.ndar
     cdef int code = dtype_code(x)
     cdef int which
     cdef cnp.ndarray b, to
+    cdef fn_floats floats
     running.frozen = True
     for which in range(2 if scale else 1):
         a = var if which else mean
@@ -64,7 +65,9 @@ cdef Running to_frozen(object mean, object var, bint scale, double eps, cnp.ndar
             invert(b, to, eps, running)
         else:
             running.mean = to
+            floats = fn_floats_enter()
             tier.verbs[dtype_code(b)].expand(size, cnp.PyArray_DATA(b), cnp.PyArray_DATA(to))
+            fn_floats_leave(floats)
     return running
 
 
@@ -82,8 +85,10 @@ cdef int invert(cnp.ndarray var, cnp.ndarray to, double eps, Running running) ex
     if far:
         running.wide = cnp.PyArray_EMPTY(1, &n, cnp.NPY_DOUBLE, 0)
         wide = <double *> cnp.PyArray_DATA(running.wide)
+        floats = fn_floats_enter()
         for i in range(n):
             wide[i] = 1 / sqrt(tier.verbs[code].load1(p + i * cnp.PyArray_STRIDE(var, 0)) + eps)
+        fn_floats_leave(floats)
     return 0
 
 

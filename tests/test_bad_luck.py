@@ -13,7 +13,7 @@ import pytest
 from interpreter import output_of, run
 
 import fastnorm
-from fastnorm import nn
+from fastnorm import _norm, nn
 
 # ---- signals -----------------------------------------------------------------------------------------------
 
@@ -323,10 +323,13 @@ class Mode:
         self.change(self.bits)
 
 
-@pytest.mark.skipif(
+modes = pytest.mark.skipif(
     platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc",
     reason="knows glibc's fenv_t of x86-64",
 )
+
+
+@modes
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("scale", [1, 1e-40], ids=["normal", "denormal"])
 def test_a_mode_that_another_library_set_changes_no_bit(mode, scale, rng):
@@ -354,3 +357,34 @@ def test_a_mode_that_another_library_set_changes_no_bit(mode, scale, rng):
             actual = results()
         assert actual == expected
     assert np.float32(1) + np.float32(1e-8) == 1  # the mode was put back
+
+
+@modes
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("tier", fastnorm.isa_tiers())
+def test_nor_one_of_parameters_and_running_statistics(mode, tier):
+    small = np.linspace(-6e-8, 6e-6, 37)  # denormals of float16
+    mean, var = small.astype(np.float16), np.abs(small).astype(np.float16)
+    zeros, x = np.zeros(37, np.float32), np.zeros((4, 37), np.float32)
+
+    def results():
+        frozen = {"training": False, "return_stats": True}
+        y, stats = fastnorm.batch_norm(
+            x.astype(np.float16), running_mean=mean, running_var=var, eps=0, **frozen
+        )
+        # beyond float32: a deviation in double
+        far, _ = fastnorm.batch_norm(x + 1e-30, running_mean=zeros, running_var=zeros, eps=1e-310, **frozen)
+        moved = [mean.copy(), var.copy()]
+        fastnorm.batch_norm(x.astype(np.float16), running_mean=moved[0], running_var=moved[1])
+        weighted = [fastnorm.layer_norm(x, None, small.astype(d)) for d in (np.float16, np.float64)]
+        return [a.tobytes() for a in (y, *stats, far, *moved, *weighted)]
+
+    before = fastnorm.isa()
+    _norm.set_isa(tier)
+    try:
+        expected = results()
+        with Mode(MODES[mode]):
+            actual = results()
+    finally:
+        _norm.set_isa(before)
+    assert actual == expected
