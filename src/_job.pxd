@@ -6,8 +6,6 @@ cdef extern from "norm.h" nogil:
         const char *name
         size_t size
         size_t compute_size
-        double (*load1)(const void *p) noexcept
-        void (*store1)(void *p, double value) noexcept
         void (*expand)(Py_ssize_t n, const void *a, void *to) noexcept
         void (*divide)(Py_ssize_t n, const void *a, int wide, double by, void *to) noexcept
         void (*blend)(Py_ssize_t n, double share, const double *batch, const double *count, void *running,

@@ -87,18 +87,19 @@ cdef inline cnp.ndarray new_of(cnp.ndarray a, int num):
     return cnp.PyArray_EMPTY(cnp.PyArray_NDIM(a), cnp.PyArray_DIMS(a), num, 0)
 
 
-cdef cnp.ndarray as_float(cnp.ndarray a):
-    """A C-ordered array as it is, or as float32 if it is of 16 bits, which NumPy takes one value after the other."""
+cdef cnp.ndarray expanded(cnp.ndarray a):
+    """A C-ordered array in its compute type, copied. NumPy takes 16-bit numbers one after the other."""
     cdef int code = dtype_code(a)
-    cdef cnp.ndarray wide
-    cdef fn_floats floats
-    if code not in (FN_F16, FN_BF16):
-        return a
-    wide = new_of(a, cnp.NPY_FLOAT)
-    floats = fn_floats_enter()
-    tier.verbs[code].expand(cnp.PyArray_SIZE(a), cnp.PyArray_DATA(a), cnp.PyArray_DATA(wide))
+    cdef cnp.ndarray to = new_of(a, compute_num(code))
+    cdef fn_floats floats = fn_floats_enter()
+    tier.verbs[code].expand(cnp.PyArray_SIZE(a), cnp.PyArray_DATA(a), cnp.PyArray_DATA(to))
     fn_floats_leave(floats)
-    return wide
+    return to
+
+
+cdef inline cnp.ndarray as_float(cnp.ndarray a):
+    """A C-ordered array as it is, or as float32 if it is of 16 bits."""
+    return expanded(a) if dtype_code(a) in (FN_F16, FN_BF16) else a
 
 
 cdef cnp.ndarray divided(cnp.ndarray a, double by, int code):

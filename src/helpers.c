@@ -12,8 +12,8 @@
 #include "wait.h"
 
 enum {
-    MAX_JOBS = 64,    /* callers beyond these work alone */
-    MAX_PLACES = 256, /* helpers beyond these are never pulled */
+    MAX_JOBS = 64, /* callers beyond these work alone */
+    MAX_HELPERS = 256,
     STACK_BYTES = 1 << 20,
     SPIN_NS = 50000,          /* about what it costs to wake a sleeping thread */
     LOOK_NS = 10000,          /* how often a caller that waits looks whether its helpers run, awake, */
@@ -51,13 +51,13 @@ typedef struct {
 } place;
 
 static job jobs[MAX_JOBS];
-static place places[MAX_PLACES]; /* of the helpers in the order they were made */
-static atomic_uint posted;       /* counts jobs; what idle helpers watch */
-static atomic_int sleeping;      /* helpers in the kernel, */
-static atomic_int spinning;      /* and those still awake */
-static atomic_int busy;          /* callers and helpers at work */
-static atomic_int made;          /* helpers there are */
-static atomic_int making;        /* some caller makes helpers */
+static place places[MAX_HELPERS]; /* of the helpers in the order they were made */
+static atomic_uint posted;        /* counts jobs; what idle helpers watch */
+static atomic_int sleeping;       /* helpers in the kernel, */
+static atomic_int spinning;       /* and those still awake */
+static atomic_int busy;           /* callers and helpers at work */
+static atomic_int made;           /* helpers there are */
+static atomic_int making;         /* some caller makes helpers */
 static _Atomic(char *) last_caller;
 static atomic_llong caller_changed; /* when last_caller was another one */
 static atomic_llong retry_at;       /* when to ask for threads again */
@@ -108,7 +108,7 @@ static int one_caller(void) { return now() - atomic_load(&caller_changed) > ONE_
 
 /* Gives this processor, whose thread is about to sleep, to helpers of the job that do not run. Returns whether there were. */
 static int pull_helpers(const job *j) {
-    const int n = atomic_load(&made) < MAX_PLACES ? atomic_load(&made) : MAX_PLACES;
+    const int n = atomic_load(&made);
     int pulled = 0;
     for (int i = 0; i < n && one_caller(); i++)
         if (atomic_load(&places[i].job) == j) pulled |= fn_pull(&places[i].helper);
@@ -176,10 +176,7 @@ static void help_with(job *j, place *p, account *a) {
     if (!(atomic_load_explicit(&j->state, memory_order_relaxed) & PLACES)) return;
     if (!fn_move_off(atomic_load_explicit(&j->cpu, memory_order_relaxed))) return;
     const int64_t used = cpu_time();
-    if (p) {
-        atomic_store(&p->helper.used, -1);
-        atomic_store(&p->job, j);
-    }
+    atomic_store(&p->job, j);
     const int free = enter(j);
     int64_t gain = 0;
     if (free) {
@@ -189,14 +186,14 @@ static void help_with(job *j, place *p, account *a) {
         leave(j);
         gain = cpu_time() - used - late;
     }
-    if (p) atomic_store(&p->job, NULL);
+    atomic_store(&p->job, NULL);
     settle(a, gain);
 }
 
 static void *helper(void *where) {
     place *p = where;
     account a = {0};
-    if (p) fn_thread_is_this(&p->helper);
+    fn_thread_is_this(&p->helper);
     fn_floats_enter(); /* not what the caller that made this thread had */
     for (;;) {
         const unsigned seen = atomic_load(&posted);
@@ -234,10 +231,10 @@ static int make_one(place *p) {
 }
 
 static void make_helpers(int wanted) {
+    if (wanted > MAX_HELPERS) wanted = MAX_HELPERS;
     if (atomic_load(&made) >= wanted || now() < atomic_load(&retry_at) || atomic_exchange(&making, 1)) return;
     while (atomic_load(&made) < wanted) {
-        const int i = atomic_load(&made);
-        if (!make_one(i < MAX_PLACES ? &places[i] : NULL)) {
+        if (!make_one(&places[atomic_load(&made)])) {
             atomic_store(&retry_at, now() + RETRY_NS);
             break;
         }
@@ -312,7 +309,7 @@ void fn_helpers_forget(void) {
         atomic_store(&jobs[i].state, 0);
         atomic_store(&jobs[i].taken, 0);
     }
-    for (int i = 0; i < MAX_PLACES; i++) atomic_store(&places[i].job, NULL);
+    for (int i = 0; i < MAX_HELPERS; i++) atomic_store(&places[i].job, NULL);
     fn_pull_forget();
     atomic_store(&sleeping, 0);
     atomic_store(&spinning, 0);

@@ -19,14 +19,12 @@ static void FN(divide)(ptrdiff_t n, const void *a, int wide, double by, void *to
     for (; i < n; i++) out[i] = (A)((wide ? doubles[i] : (double)floats[i]) / by);
 }
 
-INLINE void FN(blend_one)(T *running, double share, double batch, double count, int unbiased) {
-    STORE1(running,
-           (A)((1 - share) * (double)LOAD1(running) + share * (unbiased ? batch * (count / (count - 1)) : batch)));
+INLINE void FN(blend_one)(T *running, double share, double batch) {
+    STORE1(running, (A)((1 - share) * (double)LOAD1(running) + share * batch));
 }
 /* the same of VL_f64, where T is A */
-INLINE void FN(blend_some)(A *running, double share, vf64 batch, vf64 count, int unbiased) {
-    const vf64 one = splat_f64(1), factor = unbiased ? count / (count - one) : one;
-    PUT_PART(running, splat_f64(1 - share) * LOAD_PART(running) + splat_f64(share) * (batch * factor));
+INLINE void FN(blend_some)(A *running, double share, vf64 batch) {
+    PUT_PART(running, splat_f64(1 - share) * LOAD_PART(running) + splat_f64(share) * batch);
 }
 
 static void FN(blend)(ptrdiff_t n, double share, const double *batch, const double *count, void *running,
@@ -34,9 +32,16 @@ static void FN(blend)(ptrdiff_t n, double share, const double *batch, const doub
     const int whole = sizeof(T) == sizeof(A) && step == sizeof(T);
     char *at = running;
     ptrdiff_t i = 0;
-    for (; whole && i + VL_f64 <= n; i += VL_f64)
-        FN(blend_some)((A *)running + i, share, load_f64(batch + i), load_f64((count ? count : batch) + i), !!count);
-    for (; i < n; i++) FN(blend_one)((T *)(at + i * step), share, batch[i], count ? count[i] : 1, !!count);
+    for (; whole && i + VL_f64 <= n; i += VL_f64) {
+        vf64 b = load_f64(batch + i);
+        if (count) b *= load_f64(count + i) / (load_f64(count + i) - 1);
+        FN(blend_some)((A *)running + i, share, b);
+    }
+    for (; i < n; i++) {
+        double b = batch[i];
+        if (count) b *= count[i] / (count[i] - 1);
+        FN(blend_one)((T *)(at + i * step), share, b);
+    }
 }
 
 static int FN(invert)(ptrdiff_t n, const void *var, double eps, void *rstd) {

@@ -46,48 +46,42 @@ cdef Running to_update(object mean, object var, double momentum, cnp.ndarray x, 
     return running
 
 
+cdef cnp.ndarray frozen_values(object a, str name, cnp.ndarray x, Py_ssize_t channels):
+    """A running statistic that is read, C-ordered."""
+    if not is_running(a, x, channels):
+        a = checks.to_frozen(a, name, x, channels)
+    return cnp.PyArray_GETCONTIGUOUS(<cnp.ndarray> a)
+
+
 cdef Running to_frozen(object mean, object var, bint scale, double eps, cnp.ndarray x, Py_ssize_t channels):
-    """The running statistics as (mean, rstd)."""
+    """The running statistics as (mean, rstd), of memory of their own."""
     cdef Running running = Running.__new__(Running)
-    cdef cnp.npy_intp size = channels
-    cdef int code = dtype_code(x)
-    cdef int which
-    cdef cnp.ndarray b, to
-    cdef fn_floats floats
     running.frozen = True
-    for which in range(2 if scale else 1):
-        a = var if which else mean
-        if a is None or not is_running(a, x, channels):
-            a = checks.to_frozen(a, "running_var" if which else "running_mean", x, channels)
-        b = cnp.PyArray_GETCONTIGUOUS(<cnp.ndarray> a)
-        to = cnp.PyArray_EMPTY(1, &size, compute_num(code), 0)
-        if which:
-            invert(b, to, eps, running)
-        else:
-            running.mean = to
-            floats = fn_floats_enter()
-            tier.verbs[dtype_code(b)].expand(size, cnp.PyArray_DATA(b), cnp.PyArray_DATA(to))
-            fn_floats_leave(floats)
+    running.mean = expanded(frozen_values(mean, "running_mean", x, channels))
+    if scale:
+        invert(frozen_values(var, "running_var", x, channels), eps, running)
     return running
 
 
-cdef int invert(cnp.ndarray var, cnp.ndarray to, double eps, Running running) except -1:
-    """rstd of a running variance; also in double where the compute type is too narrow."""
+cdef int invert(cnp.ndarray var, double eps, Running running) except -1:
+    """rstd of a running variance; also in double where float32 is too narrow."""
     cdef cnp.npy_intp i, n = cnp.PyArray_SIZE(var)
     cdef int code = dtype_code(var)
-    cdef const char *p = <const char *> cnp.PyArray_DATA(var)
-    cdef double *wide
     cdef cnp.ndarray values = as_float(var)
-    cdef fn_floats floats = fn_floats_enter()
-    cdef bint far = tier.verbs[code].invert(n, cnp.PyArray_DATA(values), eps, cnp.PyArray_DATA(to))
+    cdef const float *narrow = <const float *> cnp.PyArray_DATA(values)
+    cdef double *wide
+    cdef fn_floats floats
+    cdef bint far
+    running.var = new_of(var, compute_num(code))
+    floats = fn_floats_enter()
+    far = tier.verbs[code].invert(n, cnp.PyArray_DATA(values), eps, cnp.PyArray_DATA(running.var))
     fn_floats_leave(floats)
-    running.var = to
     if far:
-        running.wide = cnp.PyArray_EMPTY(1, &n, cnp.NPY_DOUBLE, 0)
+        running.wide = new_of(var, cnp.NPY_DOUBLE)
         wide = <double *> cnp.PyArray_DATA(running.wide)
         floats = fn_floats_enter()
         for i in range(n):
-            wide[i] = 1 / sqrt(tier.verbs[code].load1(p + i * cnp.PyArray_STRIDE(var, 0)) + eps)
+            wide[i] = 1 / sqrt(narrow[i] + eps)
         fn_floats_leave(floats)
     return 0
 

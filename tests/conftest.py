@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from tolerances import DTYPES
 
+from fastnorm import _norm
+
 # The tests draw the same cases every time; FASTNORM_TEST_SEED=random or a number draws others.
 SEED = os.environ.get("FASTNORM_TEST_SEED", "0")
 SEED = int.from_bytes(os.urandom(4)) if SEED == "random" else int(SEED)
@@ -50,3 +52,12 @@ def rng(request):
 @pytest.fixture(params=DTYPES, ids=str)
 def dtype(request):
     return request.param
+
+
+@pytest.fixture(params=_norm.isa_tiers())
+def tier_in_use(request):
+    """Every tier in turn, in use for the time of the test."""
+    before = _norm.isa()
+    _norm.set_isa(request.param)
+    yield request.param
+    _norm.set_isa(before)

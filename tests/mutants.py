@@ -95,7 +95,7 @@ MUTANTS = {  # name: (file, text, what stands there instead)
     "a region beyond the fast path taken for done": ("src/regions_tmpl.c", "high, low, rstd)) return i;", "high, low, rstd)) continue;"),
     "blocks of a region not merged": ("src/regions_tmpl.c", "if (r) merge(slices, all, more);", "(void)0;"),
     "the last parameters left out": ("src/params_tmpl.c", "i < n; i++) out[i] = LOAD1(", "i < n - 1; i++) out[i] = LOAD1("),
-    "running variances left biased": ("src/params_tmpl.c", "unbiased ? count / (count - one) : one;", "one;"),
+    "running variances left biased": ("src/params_tmpl.c", "if (count) b *= load_f64(count + i) / (load_f64(count + i) - 1);", ""),
     "far running variances seen in the last ones alone": ("src/params_tmpl.c", "within &= ~(r", "within = ~(r"),
     "a missing centre correction of columns": ("src/regions_tmpl.c", "gx[f] = fn_moved(gx[f], s, g[f]);", "(void)g;"),
     "the last of a slice's columns left out": ("src/regions_tmpl.c", "tgx[i] += weight * of.gx[j];", "tgx[i] += 0;"),

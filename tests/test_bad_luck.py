@@ -13,7 +13,7 @@ import pytest
 from interpreter import output_of, run
 
 import fastnorm
-from fastnorm import _norm, nn
+from fastnorm import nn
 
 # ---- signals -----------------------------------------------------------------------------------------------
 
@@ -361,8 +361,8 @@ def test_a_mode_that_another_library_set_changes_no_bit(mode, scale, rng):
 
 @modes
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("tier", fastnorm.isa_tiers())
-def test_nor_one_of_parameters_and_running_statistics(mode, tier):
+@pytest.mark.usefixtures("tier_in_use")
+def test_nor_one_of_parameters_and_running_statistics(mode):
     small = np.linspace(-6e-8, 6e-6, 37)  # denormals of float16
     mean, var = small.astype(np.float16), np.abs(small).astype(np.float16)
     zeros, x = np.zeros(37, np.float32), np.zeros((4, 37), np.float32)
@@ -379,12 +379,7 @@ def test_nor_one_of_parameters_and_running_statistics(mode, tier):
         weighted = [fastnorm.layer_norm(x, None, small.astype(d)) for d in (np.float16, np.float64)]
         return [a.tobytes() for a in (y, *stats, far, *moved, *weighted)]
 
-    before = fastnorm.isa()
-    _norm.set_isa(tier)
-    try:
-        expected = results()
-        with Mode(MODES[mode]):
-            actual = results()
-    finally:
-        _norm.set_isa(before)
+    expected = results()
+    with Mode(MODES[mode]):
+        actual = results()
     assert actual == expected

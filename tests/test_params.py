@@ -6,18 +6,11 @@ from strategies import values
 from tolerances import DTYPES, FLOAT32, FLOAT64, stats_dtype
 
 import fastnorm
-from fastnorm import _norm
+
+pytestmark = pytest.mark.usefixtures("tier_in_use")
 
 LENGTHS = [*range(1, 40), 70, 257]  # shorter than every vector, and with every remainder
 EXTREMES = [0.0, -0.0, 1e-7, 6e-8, 1e-40, 5e-324, 65504.0, 3e38, 1e300, -1e300, np.inf, np.nan]
-
-
-@pytest.fixture(params=fastnorm.isa_tiers(), autouse=True)
-def tier(request):
-    before = fastnorm.isa()
-    _norm.set_isa(request.param)
-    yield request.param
-    _norm.set_isa(before)
 
 
 def as_numpy_has_it(a, dtype):
