@@ -135,8 +135,9 @@ void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_st
                     int along, fn_worker_state *w) {
     const fn_job *job = f->job;
     const fn_param absent = {0};
+    const int has_mean = along || job->centre || job->given;
     fn_affine p = {
-        .mean = {stats->mean, stat_step, along},
+        .mean = has_mean ? (fn_param){stats->mean, stat_step, along} : absent,
         .comp = {stats->comp, stat_step, along},
         .rstd = along || fn_has_rstd(job, stats) ? (fn_param){stats->rstd, stat_step, along} : absent,
         .prescale = stats->prescaled ? (fn_param){stats->prescale, stat_step, along} : absent,

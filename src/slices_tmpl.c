@@ -31,9 +31,9 @@ INLINE int FN(goes_by_four)(ptrdiff_t n, int past) {
 }
 
 /* Rows of a slice each, four at a time or one after the other: while one's result is stored, the next one's statistics are
- * on the way. `centre`, `weight_along` and `bias_along` are constants wherever this is inlined. */
+ * on the way. `centre`, and how `weight` and `bias` vary, are constants wherever this is inlined. */
 INLINE ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p, int centre,
-                                      int weight_along, int bias_along) {
+                                      int weight, int bias) {
     const fn_tile none = {0};
     const int past = FN(way_past)(p->past, y, rows, n), is_long = n * (ptrdiff_t)sizeof(A) > FN_BLOCK_BYTES;
     const int by_four = FN(goes_by_four)(n, p->past);
@@ -64,9 +64,9 @@ INLINE ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrd
                              .bias = FN(param_from)(p->bias, r, 0)};
         for (ptrdiff_t i = 0; i < k; i++) {
             if (centre && low[i] != 0)
-                FN(apply_rows)(from, to, i, 1, n, &q, past, 0, 1, 0, 1, weight_along, bias_along);
+                FN(apply_rows)(from, to, i, 1, n, &q, past, 0, 1, 1, 0, 1, weight, bias);
             else
-                FN(apply_rows)(from, to, i, 1, n, &q, past, 0, 0, 0, 1, weight_along, bias_along);
+                FN(apply_rows)(from, to, i, 1, n, &q, past, 0, centre, 0, 0, 1, weight, bias);
         }
     }
     return rows;
@@ -84,13 +84,15 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
     const fn_tile none = {0};
     const fn_param absent = {0};
     const ptrdiff_t per = p->per, most = FN(slices_together)(per, n, FN(FORWARD_BYTES) / 2);
-    const int weight_along = p->weight.a && p->weight.along, bias_along = p->bias.a && p->bias.along;
+    const int weight = FN(way_of)(p->weight), bias = FN(way_of)(p->bias);
     if (per == 1 && (FN(goes_by_four)(n, p->past) || n * (ptrdiff_t)sizeof(T) >= FN(FOUR_BYTES))) {
 #define NORMALIZE_LONGER(...) return FN(normalize_longer)(x, y, slices, n, p, __VA_ARGS__)
-        if (p->centre == 1 && weight_along && bias_along) NORMALIZE_LONGER(1, 1, 1);
-        if (p->centre == 1 && !weight_along && !bias_along) NORMALIZE_LONGER(1, 0, 0);
-        if (!p->centre && weight_along && !bias_along) NORMALIZE_LONGER(0, 1, 0);
-        if (!p->centre && !weight_along && !bias_along) NORMALIZE_LONGER(0, 0, 0);
+        enum { ABSENT = FN(ABSENT), BY_ROW = FN(BY_ROW), ALONG = FN(ALONG) };
+        if (p->centre == 1 && weight == ALONG && bias == ALONG) NORMALIZE_LONGER(1, ALONG, ALONG);
+        if (p->centre == 1 && weight == ABSENT && bias == ABSENT) NORMALIZE_LONGER(1, ABSENT, ABSENT);
+        if (p->centre == 1 && weight != ALONG && bias != ALONG) NORMALIZE_LONGER(1, BY_ROW, BY_ROW);
+        if (!p->centre && weight == ALONG && bias == ABSENT) NORMALIZE_LONGER(0, ALONG, ABSENT);
+        if (!p->centre && weight != ALONG && bias == ABSENT) NORMALIZE_LONGER(0, BY_ROW, ABSENT);
 #undef NORMALIZE_LONGER
     }
     for (ptrdiff_t s = 0, k; s < slices; s += k) {

@@ -10,19 +10,24 @@ enum {
     FN(IN_PAIRS) = 2048 / sizeof(A), /* the most elements of a slice's row that shares its loads */
 };
 
-/* `rows` rows at once, so that what varies along the row is loaded once for all of them. `rows`, `along` (mean, comp,
- * rstd and prescale), `compensated` (whether any comp is not 0), `prescaled`, `weight_along` and `bias_along` are
- * constants wherever this is inlined, and so is `scaled`, whether there is rstd, prescale or weight; weight and bias that
- * vary along the row must not vary between these rows. All pointers and scalars are fetched before the loop, as the compiler
- * must assume that y holds them. */
+/* how a weight or a bias varies: it is not there, has a value for each row, or for each element of it */
+enum { FN(ABSENT), FN(BY_ROW), FN(ALONG) };
+INLINE int FN(way_of)(fn_param p) { return !p.a ? FN(ABSENT) : p.along ? FN(ALONG) : FN(BY_ROW); }
+
+/* `rows` rows at once, so that what varies along the row is loaded once for all of them. Constants wherever this is inlined:
+ * `rows`, `along` (mean, comp, rstd and prescale), `centred` (whether there is a mean), `compensated` (any comp that is not 0),
+ * `prescaled`, `scaled` (rstd, prescale or weight), and how `weight` and `bias` vary; those that vary along the row must not
+ * vary between these rows. What is not there is left out: in 16-bit rows an operation that changes nothing is a tenth of all.
+ * All pointers and scalars are fetched before the loop, as the compiler must assume that y holds them. */
 INLINE void FN(apply_this_way)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_affine *p, int past,
-                               int along, int compensated, int prescaled, int scaled, int weight_along,
-                               int bias_along) {
+                               int along, int centred, int compensated, int prescaled, int scaled, int weight,
+                               int bias) {
+    const int weight_along = weight == FN(ALONG), bias_along = bias == FN(ALONG);
     const char *xs[FN(MOST_TOGETHER)];
     char *ys[FN(MOST_TOGETHER)];
     WALK walks[FN(MOST_TOGETHER)];
     vec mean[FN(MOST_TOGETHER)], comp[FN(MOST_TOGETHER)], rstd[FN(MOST_TOGETHER)], prescale[FN(MOST_TOGETHER)];
-    vec weight[FN(MOST_TOGETHER)], bias[FN(MOST_TOGETHER)];
+    vec of_weight[FN(MOST_TOGETHER)], of_bias[FN(MOST_TOGETHER)];
     UNROLL for (int i = 0; i < rows; i++) {
         xs[i] = x.base + (r0 + i) * x.step;
         walks[i] = WALK_FROM(xs[i]);
@@ -31,8 +36,8 @@ INLINE void FN(apply_this_way)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptr
         comp[i] = FN(param_splat)(p->comp, r0 + i, 0);
         rstd[i] = FN(param_splat)(p->rstd, r0 + i, 1);
         prescale[i] = FN(param_splat)(p->prescale, r0 + i, 1);
-        weight[i] = FN(param_splat)(p->weight, r0 + i, 1);
-        bias[i] = FN(param_splat)(p->bias, r0 + i, (A)-0.0); /* what changes nothing, not even a sign */
+        of_weight[i] = FN(param_splat)(p->weight, r0 + i, 1);
+        of_bias[i] = FN(param_splat)(p->bias, r0 + i, (A)-0.0); /* what changes nothing, not even a sign */
     }
     const A *means = FN(param_row)(p->mean, r0), *comps = FN(param_row)(p->comp, r0);
     const A *rstds = FN(param_row)(p->rstd, r0), *prescales = FN(param_row)(p->prescale, r0);
@@ -50,10 +55,11 @@ INLINE void FN(apply_this_way)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptr
         UNROLL for (int i = 0; i < rows; i++) {
             vec v = FN(take)(&walks[i], xs[i], at, k, 0);
             if (prescaled) v *= along ? pre : prescale[i];
-            v -= along ? m : mean[i];
+            if (centred) v -= along ? m : mean[i];
             if (compensated) v -= along ? c : comp[i];
-            if (scaled) v = v * (along ? s : rstd[i]) * (weight_along ? w : weight[i]);
-            v += bias_along ? b : bias[i];
+            if (scaled) v *= along ? s : rstd[i];
+            if (weight) v *= weight_along ? w : of_weight[i];
+            if (bias) v += bias_along ? b : of_bias[i];
             FN(put_result)(ys[i], at, k, v, past);
         }
     });
@@ -61,9 +67,9 @@ INLINE void FN(apply_this_way)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptr
 
 /* the same; NOT_PAST is a constant, so that no loop asks for it */
 INLINE void FN(apply_rows)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptrdiff_t n, const fn_affine *p, int past,
-                           int along, int compensated, int prescaled, int scaled, int weight_along, int bias_along) {
+                           int along, int centred, int compensated, int prescaled, int scaled, int weight, int bias) {
 #define APPLY(way)                                                                                                     \
-    FN(apply_this_way)(x, y, r0, rows, n, p, way, along, compensated, prescaled, scaled, weight_along, bias_along)
+    FN(apply_this_way)(x, y, r0, rows, n, p, way, along, centred, compensated, prescaled, scaled, weight, bias)
     past ? APPLY(past) : APPLY(FN(NOT_PAST));
 #undef APPLY
 }
@@ -83,48 +89,60 @@ INLINE int FN(any_comp)(const fn_affine *p, ptrdiff_t rows, ptrdiff_t n) {
 #define APPLY_EACH(...) APPLY_TOGETHER(1, __VA_ARGS__)
 
 static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
-    enum { R = FN(TOGETHER), MOST = FN(MOST_TOGETHER) };
+    enum { R = FN(TOGETHER), MOST = FN(MOST_TOGETHER), ABSENT = FN(ABSENT), BY_ROW = FN(BY_ROW), ALONG = FN(ALONG) };
     const int along = p->rstd.along, prescaled = p->prescale.a != NULL;
-    const int weight_along = p->weight.a && p->weight.along, bias_along = p->bias.a && p->bias.along;
-    const int steady = !(weight_along && p->weight.step) && !(bias_along && p->bias.step);
-    const int both = weight_along && bias_along, neither = !weight_along && !bias_along;
+    const int weight = FN(way_of)(p->weight), bias = FN(way_of)(p->bias);
+    const int steady = !(weight == ALONG && p->weight.step) && !(bias == ALONG && p->bias.step);
+    const int both = weight == ALONG && bias == ALONG, neither = weight != ALONG && bias != ALONG;
+    const int none = weight == ABSENT && bias == ABSENT;
+    /* for what is seldom: of two ways alone */
+    const int scale = weight == ALONG ? ALONG : BY_ROW, offset = bias == ALONG ? ALONG : BY_ROW;
     const int compensated = prescaled || FN(any_comp)(p, rows, n), past = FN(way_past)(p->past, y, rows, n);
     const ptrdiff_t many = FN(rows_in_one)(rows, n);
     ptrdiff_t r = many ? FN(apply_narrow)(x, y, rows, n, many, p) : 0;
     if (FN(is_few)(n) && !along && !prescaled && !past && p->rstd.a && steady)
-        r = FN(apply_short)(x, y, rows, n, p, weight_along, bias_along);
+        r = FN(apply_short)(x, y, rows, n, p, weight == ALONG, bias == ALONG);
     if (prescaled && along)
-        APPLY_EACH(1, 1, 1, 1, weight_along, bias_along);
+        APPLY_EACH(1, 1, 1, 1, 1, scale, offset);
     else if (prescaled)
-        APPLY_EACH(0, 1, 1, 1, weight_along, bias_along);
+        APPLY_EACH(0, 1, 1, 1, 1, scale, offset);
     else if (along && compensated) {
-        if (steady && neither) APPLY_TOGETHER(R, 1, 1, 0, 1, 0, 0);
-        if (steady && both) APPLY_TOGETHER(R, 1, 1, 0, 1, 1, 1);
-        APPLY_EACH(1, 1, 0, 1, weight_along, bias_along);
+        if (steady && none) APPLY_TOGETHER(R, 1, 1, 1, 0, 1, ABSENT, ABSENT);
+        if (steady && neither) APPLY_TOGETHER(R, 1, 1, 1, 0, 1, BY_ROW, BY_ROW);
+        if (steady && both) APPLY_TOGETHER(R, 1, 1, 1, 0, 1, ALONG, ALONG);
+        APPLY_EACH(1, 1, 1, 0, 1, scale, offset);
     } else if (along) {
-        if (steady && neither && n <= FN(FEW_COLUMNS)) APPLY_TOGETHER(MOST, 1, 0, 0, 1, 0, 0);
-        if (steady && both && n <= FN(FEW_COLUMNS)) APPLY_TOGETHER(MOST, 1, 0, 0, 1, 1, 1);
-        if (steady && neither) APPLY_TOGETHER(R, 1, 0, 0, 1, 0, 0);
-        if (steady && both) APPLY_TOGETHER(R, 1, 0, 0, 1, 1, 1);
-        APPLY_EACH(1, 0, 0, 1, weight_along, bias_along);
+        if (steady && neither && n <= FN(FEW_COLUMNS)) APPLY_TOGETHER(MOST, 1, 1, 0, 0, 1, BY_ROW, BY_ROW);
+        if (steady && both && n <= FN(FEW_COLUMNS)) APPLY_TOGETHER(MOST, 1, 1, 0, 0, 1, ALONG, ALONG);
+        if (steady && none) APPLY_TOGETHER(R, 1, 1, 0, 0, 1, ABSENT, ABSENT);
+        if (steady && neither) APPLY_TOGETHER(R, 1, 1, 0, 0, 1, BY_ROW, BY_ROW);
+        if (steady && both) APPLY_TOGETHER(R, 1, 1, 0, 0, 1, ALONG, ALONG);
+        APPLY_EACH(1, 1, 0, 0, 1, scale, offset);
     } else if (!p->rstd.a && !p->weight.a && neither) { /* the mean alone is taken away */
         if (compensated)
-            APPLY_EACH(0, 1, 0, 0, 0, 0);
+            APPLY_EACH(0, 1, 1, 0, 0, ABSENT, BY_ROW);
         else
-            APPLY_EACH(0, 0, 0, 0, 0, 0);
+            APPLY_EACH(0, 1, 0, 0, 0, ABSENT, BY_ROW);
     } else if (compensated && both) {
-        APPLY_EACH(0, 1, 0, 1, 1, 1);
+        APPLY_EACH(0, 1, 1, 0, 1, ALONG, ALONG);
+    } else if (compensated && neither) {
+        APPLY_EACH(0, 1, 1, 0, 1, BY_ROW, BY_ROW);
     } else if (compensated) {
-        APPLY_EACH(0, 1, 0, 1, weight_along, bias_along);
+        APPLY_EACH(0, 1, 1, 0, 1, scale, offset);
     } else if (both) {
-        if (steady && n <= FN(IN_PAIRS)) APPLY_TOGETHER(R, 0, 0, 0, 1, 1, 1);
-        APPLY_EACH(0, 0, 0, 1, 1, 1);
+        if (steady && n <= FN(IN_PAIRS)) APPLY_TOGETHER(R, 0, 1, 0, 0, 1, ALONG, ALONG);
+        APPLY_EACH(0, 1, 0, 0, 1, ALONG, ALONG);
+    } else if (!p->mean.a && bias == ABSENT) { /* RMS norm, weight norm */
+        if (weight == ALONG)
+            APPLY_EACH(0, 0, 0, 0, 1, ALONG, ABSENT);
+        else
+            APPLY_EACH(0, 0, 0, 0, 1, BY_ROW, ABSENT);
+    } else if (none) {
+        APPLY_EACH(0, 1, 0, 0, 1, ABSENT, ABSENT);
     } else if (neither) {
-        APPLY_EACH(0, 0, 0, 1, 0, 0);
-    } else if (weight_along && !p->bias.a) { /* RMS norm */
-        APPLY_EACH(0, 0, 0, 1, 1, 0);
+        APPLY_EACH(0, 1, 0, 0, 1, BY_ROW, BY_ROW);
     } else {
-        APPLY_EACH(0, 0, 0, 1, weight_along, bias_along);
+        APPLY_EACH(0, 1, 0, 0, 1, scale, offset);
     }
 }
 #undef APPLY_TOGETHER
