@@ -18,7 +18,7 @@ cdef extern from "norm.h":
         const char *base
         ptrdiff_t step
     ctypedef struct fn_runs:
-        ptrdiff_t count, x, dy
+        ptrdiff_t count, x, dy, y
     ctypedef struct fn_param:
         const void *a
         ptrdiff_t step
@@ -74,12 +74,16 @@ cdef extern from "norm.h":
         void (*moments_cols)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, ptrdiff_t fold,
                              int centre, void *work, fn_moments out) noexcept
         void (*apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) noexcept
+        void (*apply_runs)(fn_tile x, fn_tile y, fn_runs runs, ptrdiff_t rows, ptrdiff_t n,
+                           const fn_affine *p) noexcept
         void (*dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
                           fn_sums out) noexcept
         void (*dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n,
                           const fn_dots *p, void *work, fn_sums out) noexcept
         void (*combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n,
                         const fn_adjoint *p) noexcept
+        void (*combine_runs)(fn_tile dy, fn_tile x, fn_tile dx, fn_runs runs, ptrdiff_t rows, ptrdiff_t n,
+                             const fn_adjoint *p) noexcept
         void (*combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
                              void *work) noexcept
         int (*carry_cols)(ptrdiff_t n, ptrdiff_t fold, void *work, fn_sums out) noexcept
@@ -137,100 +141,7 @@ cnp.import_array()
 OPERANDS = ("x", "y", "dy", "mask", "weight", "bias", "stat", "dweight", "dbias")
 
 
-# ---- arrays as the structs of norm.h -----------------------------------------------------------------------------
-
-cdef fn_tile tile_of(a, ptrdiff_t rows, ptrdiff_t n, size_t size) except *:
-    cdef fn_tile tile
-    cdef cnp.ndarray array
-    memset(&tile, 0, sizeof(tile))
-    if a is None:
-        return tile
-    array = a
-    if a.shape != (rows, n) or a.itemsize != size or (n > 1 and a.strides[1] != <ptrdiff_t> size):
-        raise ValueError(f"tile of shape {a.shape}, strides {a.strides}; needs {(rows, n)} with adjacent items")
-    tile.base = <const char *> cnp.PyArray_DATA(array)
-    tile.step = cnp.PyArray_STRIDE(array, 0)
-    return tile
-
-
-cdef fn_param param_of(p, ptrdiff_t rows, ptrdiff_t n, size_t size) except *:
-    cdef fn_param param
-    cdef cnp.ndarray array
-    memset(&param, 0, sizeof(param))
-    if p is None:
-        return param
-    array, param.step, param.along = p
-    if p[0].itemsize != size or p[0].size <= (rows - 1) * param.step + (n - 1 if param.along else 0):
-        raise ValueError(f"param of {p[0].size} items of {p[0].itemsize} bytes is too small")
-    param.a = cnp.PyArray_DATA(array)
-    return param
-
-
-cdef double *doubles(a, ptrdiff_t n) except NULL:
-    if a.dtype.char != "d" or a.shape != (n,) or not a.flags.c_contiguous:
-        raise ValueError(f"results of shape {a.shape}, dtype {a.dtype}; needs {n} float64")
-    return <double *> cnp.PyArray_DATA(<cnp.ndarray> a)
-
-
-cdef fn_moments moments_of(arrays, ptrdiff_t n) except *:
-    cdef fn_moments m
-    count, mean, comp, m2 = arrays[:4]
-    m.count, m.mean, m.comp, m.m2 = doubles(count, n), doubles(mean, n), doubles(comp, n), doubles(m2, n)
-    m.low = doubles(arrays[4], n) if len(arrays) > 4 else NULL
-    return m
-
-
-cdef fn_sums sums_of(arrays, ptrdiff_t n) except *:
-    cdef fn_sums s
-    g, gx, x = arrays
-    s.g, s.gx, s.x = doubles(g, n), doubles(gx, n), doubles(x, n)
-    return s
-
-
-cdef void *values(a, ptrdiff_t n, size_t size) except NULL:
-    if a.itemsize != size or a.shape != (n,) or not a.flags.c_contiguous:
-        raise ValueError(f"array of shape {a.shape} and {a.itemsize} bytes an item; needs {n} of {size}")
-    return cnp.PyArray_DATA(<cnp.ndarray> a)
-
-
-cdef void *maybe_values(a, ptrdiff_t n, size_t size) except? NULL:
-    return NULL if a is None else values(a, n, size)
-
-
-cdef fn_dots dots_of(mean, rstd, shift, weight, ptrdiff_t rows, ptrdiff_t n, size_t compute) except *:
-    cdef fn_dots p
-    memset(&p, 0, sizeof(p))
-    p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
-    p.shift, p.weight = param_of(shift, rows, n, compute), param_of(weight, rows, n, compute)
-    return p
-
-
-cdef fn_adjoint adjoint_of(mean, rstd, c1, c2, shift, weight, ptrdiff_t rows, ptrdiff_t n, size_t compute) except *:
-    cdef fn_adjoint p
-    memset(&p, 0, sizeof(p))
-    p.mean, p.rstd = param_of(mean, rows, n, compute), param_of(rstd, rows, n, compute)
-    p.c1, p.c2 = param_of(c1, rows, n, compute), param_of(c2, rows, n, compute)
-    p.shift, p.weight = param_of(shift, rows, n, compute), param_of(weight, rows, n, compute)
-    return p
-
-
-cdef object first_run(a):
-    return a[0] if a is not None and a.ndim == 3 else a
-
-
-cdef fn_runs runs_of(x, dy):
-    cdef fn_runs runs
-    runs.count, runs.x, runs.dy = 1, 0, 0
-    for a in (x, dy):
-        if a is not None and a.ndim == 3:
-            runs.count = a.shape[0]
-    if x is not None and x.ndim == 3:
-        runs.x = x.strides[0]
-    if dy is not None and dy.ndim == 3:
-        runs.dy = dy.strides[0]
-    return runs
-
-
+include "structs.pxi"
 include "plans.pxi"
 
 
@@ -304,15 +215,21 @@ cdef class Verbs:
 
     def apply(self, cnp.ndarray x, cnp.ndarray y, mean=None, comp=None, rstd=None, prescale=None, weight=None,
               bias=None):
-        cdef ptrdiff_t rows = x.shape[0], n = x.shape[1]
+        """apply; of x and y (runs, rows, n) apply_runs."""
+        cdef fn_runs runs = runs_of(x, None, y)
+        cdef ptrdiff_t rows = x.shape[x.ndim - 2], n = x.shape[x.ndim - 1]
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
+        cdef fn_tile of_x = tile_of(first_run(x), rows, n, size), of_y = tile_of(first_run(y), rows, n, size)
         cdef fn_affine p
         memset(&p, 0, sizeof(p))
         p.mean, p.comp = param_of(mean, rows, n, compute), param_of(comp, rows, n, compute)
         p.rstd, p.prescale = param_of(rstd, rows, n, compute), param_of(prescale, rows, n, compute)
         p.weight, p.bias = param_of(weight, rows, n, compute), param_of(bias, rows, n, compute)
         p.past = self.past
-        self.verbs.apply(tile_of(x, rows, n, size), tile_of(y, rows, n, size), rows, n, &p)
+        if x.ndim == 3:
+            self.verbs.apply_runs(of_x, of_y, runs, rows, n, &p)
+        else:
+            self.verbs.apply(of_x, of_y, rows, n, &p)
 
     def dots_rows(self, cnp.ndarray dy, x, mask, out, mean=None, rstd=None, shift=None, weight=None):
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
@@ -332,12 +249,18 @@ cdef class Verbs:
                              sums_of(out, n))
 
     def combine(self, cnp.ndarray dy, x, mask, cnp.ndarray dx, mean=None, rstd=None, c1=None, c2=None, weight=None):
-        cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
+        """combine; of dy, x and dx (runs, rows, n), without a mask, combine_runs."""
+        cdef fn_runs runs = runs_of(x, dy, dx)
+        cdef ptrdiff_t rows = dy.shape[dy.ndim - 2], n = dy.shape[dy.ndim - 1]
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
+        cdef fn_tile of_dy = tile_of(first_run(dy), rows, n, size), of_x = tile_of(first_run(x), rows, n, size)
+        cdef fn_tile of_dx = tile_of(first_run(dx), rows, n, size)
         cdef fn_adjoint p = adjoint_of(mean, rstd, c1, c2, None, weight, rows, n, compute)
         p.past = self.past
-        self.verbs.combine(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(mask, rows, n, 1),
-                           tile_of(dx, rows, n, size), rows, n, &p)
+        if dy.ndim == 3:
+            self.verbs.combine_runs(of_dy, of_x, of_dx, runs, rows, n, &p)
+        else:
+            self.verbs.combine(of_dy, of_x, tile_of(mask, rows, n, 1), of_dx, rows, n, &p)
 
     def combine_cols(self, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dx, work, mean=None, rstd=None, c1=None, c2=None,
                      shift=None, weight=None):

@@ -30,6 +30,12 @@ void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inpu
                           .weight = fn_param_at(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
                           .past = job->past};
     fn_tile x = job->scale && !job->given ? in->x : (fn_tile){0}, dy = in->dy;
+    if (k->runs > 1 && fn_tile_adjacent(job, FN_Y)) {
+        const fn_runs runs = {k->runs, in->runs.x, in->runs.dy, fn_run_axis(job)->stride[FN_Y]};
+        const fn_tile dx = fn_tile_out(job, &b->cut, k->offset, k->width, NULL);
+        job->verbs->combine_runs(dy, x, dx, runs, k->rows, k->width, &p);
+        return;
+    }
     fn_block run = *k;
     for (ptrdiff_t i = 0; i < k->runs; i++) {
         fn_tile dx = fn_tile_out(job, &b->cut, run.offset, k->width, w->dx_tile);
@@ -118,7 +124,7 @@ static void add_elements(const fn_backward_job *b, const fn_block *k, const fn_i
             memset(into.g, 0, (size_t)k->width * sizeof(double));
             memset(into.gx, 0, (size_t)k->width * sizeof(double));
         }
-        verbs->dots_cols(fn_tile_from(in->dy, r), fn_tile_from(x, r), fn_tile_from(in->mask, r), (fn_runs){1, 0, 0},
+        verbs->dots_cols(fn_tile_from(in->dy, r), fn_tile_from(x, r), fn_tile_from(in->mask, r), (fn_runs){.count = 1},
                          rows, k->width, &q, w->work, into);
         if (in_place) continue;
         if (dbias) add_columns(b, part_of(b, b->dbias, job->ndbias, part), job->dbias, first, step, into.g, k->width);

@@ -32,30 +32,38 @@ INLINE void FN(sweep_moments)(fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, p
 
 static void FN(sweep_all_moments)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s, A *q) {
     const fn_tile none = {0};
-    const ptrdiff_t many = !mask.base && FN(adjoins)(x, n, sizeof(T)) ? FN(rows_in_one)(rows, n) : 0;
-    const ptrdiff_t single = many ? rows % many : rows; /* these first, while the sums are small */
     ptrdiff_t r = 0;
-#define SWEEP_ROWS(rows)                                                                                               \
-    for (; r + (rows) <= single; r += (rows)) FN(sweep_moments)(x, none, r, rows, n, c, s, q)
+#define SWEEP_ROWS(some)                                                                                               \
+    for (; r + (some) <= rows; r += (some)) FN(sweep_moments)(x, none, r, some, n, c, s, q)
     if (!mask.base) {
         SWEEP_ROWS(FN(SWEEP));
         SWEEP_ROWS(FN(SWEEP) / 2);
         SWEEP_ROWS(FN(SWEEP) / 4);
     }
 #undef SWEEP_ROWS
-    for (; r < single; r++) {
+    for (; r < rows; r++) {
         if (mask.base)
             FN(sweep_moments)(x, mask, r, 1, n, c, s, q);
         else
             FN(sweep_moments)(x, none, r, 1, n, c, s, q);
     }
-    if (many) FN(moments_narrow)(fn_tile_from(x, single), rows - single, n, many, c, s, q);
 }
 
 /* the same over several tiles */
+static void FN(sweep_tiles_moments)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, const A *c,
+                                    A *s, A *q) {
+    fn_tile none = {0};
+    rows = FN(turn_runs)(&runs, rows, &x, &none, &none);
+    for (ptrdiff_t i = 0; i < runs.count; i++) FN(sweep_all_moments)(FN(run_of)(x, i, runs.x), mask, rows, n, c, s, q);
+}
+
+/* the same, narrow rows several as one */
 static void FN(sweep_runs_moments)(fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s,
                                    A *q) {
-    for (ptrdiff_t i = 0; i < runs.count; i++) FN(sweep_all_moments)(FN(run_of)(x, i, runs.x), mask, rows, n, c, s, q);
+    const ptrdiff_t many = !mask.base && FN(adjoins)(x, n, sizeof(T)) ? FN(rows_in_one)(runs, rows, n) : 0;
+    const ptrdiff_t single = many ? rows % many : rows; /* these first, while the sums are small */
+    if (single) FN(sweep_tiles_moments)(x, mask, runs, single, n, c, s, q);
+    if (many) FN(moments_narrow)(fn_tile_from(x, single), runs, rows - single, n, many, c, s, q);
 }
 
 /* count and first element of each column, through the mask */
@@ -224,14 +232,14 @@ INLINE void FN(sweep_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r0, in
 }
 
 #define SWEEP_STEPS(step, ...)                                                                                         \
-    for (; r + (step) <= single; r += (step)) FN(sweep_dots)(dy, x, none, r, step, n, p, 1, __VA_ARGS__, sg, sgx, sx)
+    for (; r + (step) <= rows; r += (step)) FN(sweep_dots)(dy, x, none, r, step, n, p, 1, __VA_ARGS__, sg, sgx, sx)
 #define SWEEP_TOGETHER(...)                                                                                            \
     do {                                                                                                               \
         SWEEP_STEPS(STEP, __VA_ARGS__);                                                                                \
         SWEEP_STEPS(STEP / 2, __VA_ARGS__);                                                                            \
     } while (0)
 #define SWEEP_EACH(has_x, ...)                                                                                         \
-    for (; r < single; r++) FN(sweep_dots)(dy, x, mask, r, 1, n, p, has_x, __VA_ARGS__, sg, sgx, sx)
+    for (; r < rows; r++) FN(sweep_dots)(dy, x, mask, r, 1, n, p, has_x, __VA_ARGS__, sg, sgx, sx)
 
 static void FN(sweep_all_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p,
                                A *sg, A *sgx, A *sx) {
@@ -240,8 +248,6 @@ static void FN(sweep_all_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t ro
     const int has_x = x.base != NULL, along = has_x && p->mean.a && p->mean.along;
     const int weight_along = p->weight.a && p->weight.along, shifted = p->shift.a != NULL;
     const int together = !mask.base && !weight_along && has_x;
-    const ptrdiff_t many = FN(dots_widen)(dy, x, mask, n, p) ? FN(rows_in_one)(rows, n) : 0;
-    const ptrdiff_t single = many ? rows % many : rows; /* these first, while the sums are small */
     ptrdiff_t r = 0;
     if (!has_x) {
         SWEEP_EACH(0, 0, weight_along, 0);
@@ -253,12 +259,19 @@ static void FN(sweep_all_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t ro
         if (together) SWEEP_TOGETHER(0, 0, shifted);
         SWEEP_EACH(1, 0, weight_along, shifted);
     }
-    if (many)
-        FN(dots_narrow)(fn_tile_from(dy, single), fn_tile_from(x, single), rows - single, n, many, p, sg, sgx, sx);
 }
 #undef SWEEP_TOGETHER
 #undef SWEEP_STEPS
 #undef SWEEP_EACH
+
+/* the same over several tiles */
+static void FN(sweep_tiles_dots)(fn_tile dy, fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n,
+                                 const fn_dots *p, A *sg, A *sgx, A *sx) {
+    fn_tile none = {0};
+    rows = FN(turn_runs)(&runs, rows, &x, &dy, &none);
+    for (ptrdiff_t i = 0; i < runs.count; i++)
+        FN(sweep_all_dots)(FN(run_of)(dy, i, runs.dy), FN(run_of)(x, i, runs.x), mask, rows, n, p, sg, sgx, sx);
+}
 
 /* along: the statistics vary by column, and are then the same for every row of the tile (their step is 0) */
 static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, fn_runs runs, ptrdiff_t rows, ptrdiff_t n,
@@ -267,8 +280,12 @@ static void FN(dots_cols)(fn_tile dy, fn_tile x, fn_tile mask, fn_runs runs, ptr
     const int has_x = x.base != NULL, along = has_x && p->mean.a && p->mean.along;
     A *sg = work, *sgx = sg + n, *sx = sgx + n;
     memset(work, 0, 3 * (size_t)n * sizeof(A));
-    for (ptrdiff_t i = 0; i < runs.count; i++)
-        FN(sweep_all_dots)(FN(run_of)(dy, i, runs.dy), FN(run_of)(x, i, runs.x), mask, rows, n, p, sg, sgx, sx);
+    const ptrdiff_t many = FN(dots_widen)(dy, x, mask, n, p) ? FN(rows_in_one)(runs, rows, n) : 0;
+    const ptrdiff_t single = many ? rows % many : rows; /* these first, while the sums are small */
+    if (single) FN(sweep_tiles_dots)(dy, x, mask, runs, single, n, p, sg, sgx, sx);
+    if (many)
+        FN(dots_narrow)(fn_tile_from(dy, single), fn_tile_from(x, single), runs, rows - single, n, many, p, sg, sgx,
+                        sx);
     FN(add_cols)(dy, none, mask, runs, rows, n, p, sg, out.g);
     if (has_x) FN(add_cols)(dy, x, mask, runs, rows, n, p, sgx, out.gx);
     const A *mean = p->mean.a, *rstd = p->rstd.a;

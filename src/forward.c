@@ -149,6 +149,12 @@ void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_st
     ptrdiff_t step;
     fn_tile x = fn_runs_in(job, &f->cut, FN_X, b, w->x_tile, &step);
     fn_block run = *b;
+    if (b->runs > 1 && !varies && !p.weight.step && !p.bias.step && fn_tile_adjacent(job, FN_Y)) {
+        const fn_runs runs = {.count = b->runs, .x = step, .y = fn_run_axis(job)->stride[FN_Y]};
+        const fn_tile y = fn_tile_out(job, &f->cut, b->offset, b->width, NULL);
+        job->verbs->apply_runs(x, y, runs, b->rows, b->width, &p);
+        return;
+    }
     for (ptrdiff_t i = 0; i < b->runs; i++) {
         fn_tile y = fn_tile_out(job, &f->cut, run.offset, b->width, w->y_tile);
         if (job->data[FN_MASK]) /* what is left out may be far from the statistics */

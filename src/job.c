@@ -34,13 +34,14 @@ enum {
      * short, as then it takes more side by side. A unit of them: so many, as long as their x has so many bytes, or of so many
      * bytes of input, or this share of all, which leaves the threads enough; and it stays in L2 itself. But a few where rows
      * are large, whatever L2 holds: they are read in long runs without company, and the result is written backwards, from
-     * what is still there. */
+     * what is still there, the more the fewer they are: three in the backward, so many bytes of adjoining rows before. */
     INTERLEAVED_SLICE = 262144,
     INTERLEAVED_SHORT_SLICE = 32768,
     INTERLEAVED_LONG_ROW = 4096,
     INTERLEAVED_SLICES = 8,
     INTERLEAVED_LARGE_ROW = 4096,
     INTERLEAVED_LARGE_SLICES = 3,
+    INTERLEAVED_LARGE_RUN = 8192,
     INTERLEAVED_X_BYTES = 131072,
     INTERLEAVED_BYTES = 65536,
     INTERLEAVED_SHARE = 16,
@@ -123,25 +124,26 @@ static int is_interleaved(const fn_job *job) {
 }
 
 /* So many rows of columns are taken as one. It must be 1 wherever the verbs that sum do not do so (narrow_tmpl.c): the blocks
- * would be too long for one sum. */
+ * would be too long for one sum. Rows whose columns stand apart adjoin where they are copied to. */
 static ptrdiff_t rows_in_one(const fn_job *job) {
     const fn_plan *plan = &job->plan;
     const fn_axis *rows = plan->nreduced ? &plan->reduced[plan->nreduced - 1] : &plan->inner;
     const ptrdiff_t row_bytes = plan->n * (ptrdiff_t)job->verbs->size;
     for (int o = FN_X; o <= FN_DY; o += FN_DY - FN_X)
-        if (job->data[o] && (!fn_tile_adjacent(job, o) || rows->stride[o] != row_bytes)) return 1;
-    if (job->data[FN_MASK] || (job->data[FN_WEIGHT] && fn_down_rows(job, FN_WEIGHT))) return 1;
+        if (job->data[o] && fn_tile_adjacent(job, o) && rows->stride[o] != row_bytes) return 1;
+    if (job->data[FN_MASK] || (job->data[FN_DY] && job->data[FN_WEIGHT] && fn_down_rows(job, FN_WEIGHT))) return 1;
     return fn_rows_in_one(plan->n * (ptrdiff_t)job->verbs->compute_size);
 }
 
 /* Runs of columns' rows that make a block: short ones are taken together, as to begin and end sums would cost more than the
- * sums. The backward's sums take a weight by row of one run only. Narrow rows count one by one: verbs do not widen short runs. */
+ * sums. The backward's sums take a weight by row of one run only. */
 static ptrdiff_t runs_in_block(const fn_job *job, ptrdiff_t run_bytes) {
     const fn_plan *plan = &job->plan;
     if (plan->nreduced < 2 || job->data[FN_MASK]) return 1;
     for (int o = FN_WEIGHT; job->data[FN_DY] && o < FN_NOPERANDS; o++)
         if (fn_down_rows(job, o)) return 1;
-    const ptrdiff_t most = min(FN_BLOCK_ROWS / plan->reduced[plan->nreduced - 1].len, COLS_BLOCK_BYTES / run_bytes);
+    const ptrdiff_t len = plan->reduced[plan->nreduced - 1].len, in_one = min(rows_in_one(job), len);
+    const ptrdiff_t most = min(FN_BLOCK_ROWS * in_one / len, COLS_BLOCK_BYTES / run_bytes);
     return even(fn_run_axis(job)->len, most);
 }
 
@@ -180,7 +182,8 @@ fn_cut fn_cut_make(const fn_job *job) {
                         share = slice * plan->regions / INTERLEAVED_SHARE;
         const ptrdiff_t some = max(1, min(INTERLEAVED_SLICES, INTERLEAVED_X_BYTES / of_x));
         const ptrdiff_t least = max(INTERLEAVED_BYTES, some * slice);
-        const ptrdiff_t few = max(1, min(INTERLEAVED_LARGE_SLICES, plan->regions / INTERLEAVED_SHARE));
+        const ptrdiff_t large = job->data[FN_DY] ? INTERLEAVED_LARGE_SLICES : INTERLEAVED_LARGE_RUN / (n * size);
+        const ptrdiff_t few = max(1, min(large, plan->regions / INTERLEAVED_SHARE));
         const int is_large = n * size >= INTERLEAVED_LARGE_ROW;
         cut.strip = even(plan->regions, is_large ? few : min(max(share, least), INTERLEAVED_L2_BYTES) / slice);
         cut.slots = cut.run = cut.block_rows = cut.strip;

@@ -23,11 +23,12 @@ static inline ptrdiff_t fn_piece(ptrdiff_t n, ptrdiff_t compute_size) {
     return ((n + pieces - 1) / pieces + lanes - 1) / lanes * lanes;
 }
 
-/* Several adjoining rows of fewer bytes of A than FN_NARROW_BYTES, reduced down their columns, are taken as one wide row of
- * FN_WIDE_BYTES at most; a block then holds that many times FN_BLOCK_ROWS, and a sum in it spans as many rows as before. */
-enum { FN_NARROW_BYTES = 128, FN_WIDE_BYTES = 512 };
+/* Several adjoining rows of so few bytes of A, reduced down their columns, are taken as one wide row of FN_WIDE_BYTES at most;
+ * a block then holds that many times FN_BLOCK_ROWS, and a sum in it spans as many rows as before. Those that do not fill the
+ * widest vectors, of 64 bytes, gain longer. */
+enum { FN_NARROW_BYTES = 128, FN_NARROW_RAGGED = 255, FN_WIDE_BYTES = 512 };
 static inline ptrdiff_t fn_rows_in_one(ptrdiff_t row_bytes) {
-    return row_bytes < FN_NARROW_BYTES ? FN_WIDE_BYTES / row_bytes : 1;
+    return row_bytes <= (row_bytes % 64 ? FN_NARROW_RAGGED : FN_NARROW_BYTES) ? FN_WIDE_BYTES / row_bytes : 1;
 }
 
 /* A tile in memory: element (r, j) stands at base + r * step + j * sizeof(T). base NULL: there is none. */
@@ -40,9 +41,9 @@ static inline fn_tile fn_tile_from(fn_tile t, ptrdiff_t row) {
     return (fn_tile){t.base ? t.base + row * t.step : NULL, t.step};
 }
 
-/* Tiles alike that are reduced together, of x and of dy, so many bytes apart: {1, 0, 0} is one. */
+/* Tiles alike that are taken together, those of x, dy and the result so many bytes apart: {1} is one. */
 typedef struct {
-    ptrdiff_t count, x, dy;
+    ptrdiff_t count, x, dy, y;
 } fn_runs;
 
 /* Values of A that go with a tile: (r, j) uses a[r * step + j] where `along`, else a[r * step].
@@ -178,6 +179,9 @@ typedef struct fn_verbs {
     /* y = (((x * prescale - mean) - comp) * rstd) * weight + bias; mean and comp come prescaled, y may be x */
     void (*apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p);
 
+    /* the same of several tiles, if nothing varies by row */
+    void (*apply_runs)(fn_tile x, fn_tile y, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p);
+
     /* The same where x may be so far from the statistics that an xhat beyond A comes back into it by its weight or bias. */
     void (*apply_far)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p);
 
@@ -199,6 +203,10 @@ typedef struct fn_verbs {
     /* dx = (dy * weight - (c1 + ((x - mean) * rstd) * c2)) * rstd, without x the product with c2 falls away;
      * where the mask is 0: dx = dy * weight * rstd. dx may be dy or x. */
     void (*combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p);
+
+    /* the same of several tiles, without a mask, if nothing varies by row */
+    void (*combine_runs)(fn_tile dy, fn_tile x, fn_tile dx, fn_runs runs, ptrdiff_t rows, ptrdiff_t n,
+                         const fn_adjoint *p);
 
     /* The same, and down each column, with xhat as above, added to work[0..n): dy, to work[n..2n): dy * (xhat - shift),
      * until carry_cols adds them to `out`, `fold` after another to one, and clears them. For rows that share parameters.

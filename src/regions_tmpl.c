@@ -109,7 +109,7 @@ static ptrdiff_t FN(normalize_cols)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdif
             const fn_moments out = r ? more : all;
             k = rows - r < p->block_rows ? rows - r : p->block_rows;
             memset(out.low, 0, (size_t)slices * sizeof(double));
-            FN(moments_cols)(fn_tile_from(x, r), none, (fn_runs){1, 0, 0}, k, n, fold, p->centre, work, out);
+            FN(moments_cols)(fn_tile_from(x, r), none, (fn_runs){.count = 1}, k, n, fold, p->centre, work, out);
             if (r) merge(slices, all, more);
         }
         if (FN(finalize)(slices, all, p->eps, p->least, p->scale, high, low, rstd)) return i;
@@ -151,7 +151,7 @@ static void FN(adjoint_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
         memset(sums, 0, 3 * (size_t)n * sizeof(double));
         for (ptrdiff_t r = 0, k; r < rows; r += k) {
             k = rows - r < p->block_rows ? rows - r : p->block_rows;
-            FN(dots_cols)(fn_tile_from(dy, r), fn_tile_from(x, r), none, (fn_runs){1, 0, 0}, k, n, &dots, work, of);
+            FN(dots_cols)(fn_tile_from(dy, r), fn_tile_from(x, r), none, (fn_runs){.count = 1}, k, n, &dots, work, of);
         }
         FN(settle_cols)(n, &columns, of);
         for (ptrdiff_t j = 0; p->sums.g && j < n; j++) p->sums.g[j] += of.g[j];

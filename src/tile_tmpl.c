@@ -98,8 +98,9 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
     /* for what is seldom: of two ways alone */
     const int scale = weight == ALONG ? ALONG : BY_ROW, offset = bias == ALONG ? ALONG : BY_ROW;
     const int compensated = prescaled || FN(any_comp)(p, rows, n), past = FN(way_past)(p->past, y, rows, n);
-    const ptrdiff_t many = FN(rows_in_one)(rows, n);
-    ptrdiff_t r = many ? FN(apply_narrow)(x, y, rows, n, many, p) : 0;
+    const fn_runs one = {.count = 1};
+    const ptrdiff_t many = FN(rows_in_one)(one, rows, n);
+    ptrdiff_t r = many ? FN(apply_narrow)(x, y, one, rows, n, many, p) : 0;
     if (FN(is_few)(n) && !along && !prescaled && !past && p->rstd.a && steady)
         r = FN(apply_short)(x, y, rows, n, p, weight == ALONG, bias == ALONG);
     if (prescaled && along)
@@ -147,6 +148,19 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
 }
 #undef APPLY_TOGETHER
 #undef APPLY_EACH
+
+static void FN(apply_tiles)(fn_tile x, fn_tile y, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
+    fn_tile none = {0};
+    rows = FN(turn_runs)(&runs, rows, &x, &none, &y);
+    for (ptrdiff_t i = 0; i < runs.count; i++)
+        FN(apply)(FN(run_of)(x, i, runs.x), FN(run_of)(y, i, runs.y), rows, n, p);
+}
+
+static void FN(apply_runs)(fn_tile x, fn_tile y, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
+    const ptrdiff_t many = FN(rows_in_one)(runs, rows, n);
+    const ptrdiff_t wide = many ? FN(apply_narrow)(x, y, runs, rows, n, many, p) : 0;
+    if (wide < rows) FN(apply_tiles)(fn_tile_from(x, wide), fn_tile_from(y, wide), runs, rows - wide, n, p);
+}
 
 /* the largest size of a value among those that these rows take */
 static A FN(largest)(fn_param p, ptrdiff_t rows, ptrdiff_t n) {
@@ -285,8 +299,9 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
     const int weight_along = p->weight.a && p->weight.along, has_x = x.base != NULL, along = p->rstd.along;
     const int scaled = p->rstd.a || p->weight.a;
     const int past = FN(way_past)(p->past, dx, rows, n);
-    const ptrdiff_t many = FN(rows_in_one)(rows, n);
-    ptrdiff_t r = many && !mask.base ? FN(combine_narrow)(dy, x, dx, rows, n, many, p) : 0;
+    const fn_runs one = {.count = 1};
+    const ptrdiff_t many = FN(rows_in_one)(one, rows, n);
+    ptrdiff_t r = many && !mask.base ? FN(combine_narrow)(dy, x, dx, one, rows, n, many, p) : 0;
     if (FN(is_few)(n) && !mask.base && has_x && !along && !past && scaled) r = FN(combine_short)(dy, x, dx, rows, n, p);
     const int together = !mask.base && has_x && along && !(weight_along && p->weight.step);
     for (; together && r + R <= rows; r += R) {
@@ -312,6 +327,23 @@ static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff
             COMBINE_ROW(none, has_x, 1, along, 1, weight_along);
     }
 #undef COMBINE_ROW
+}
+
+static void FN(combine_tiles)(fn_tile dy, fn_tile x, fn_tile dx, fn_runs runs, ptrdiff_t rows, ptrdiff_t n,
+                              const fn_adjoint *p) {
+    const fn_tile none = {0};
+    rows = FN(turn_runs)(&runs, rows, &x, &dy, &dx);
+    for (ptrdiff_t i = 0; i < runs.count; i++)
+        FN(combine)(FN(run_of)(dy, i, runs.dy), FN(run_of)(x, i, runs.x), none, FN(run_of)(dx, i, runs.y), rows, n, p);
+}
+
+static void FN(combine_runs)(fn_tile dy, fn_tile x, fn_tile dx, fn_runs runs, ptrdiff_t rows, ptrdiff_t n,
+                             const fn_adjoint *p) {
+    const ptrdiff_t many = FN(rows_in_one)(runs, rows, n);
+    const ptrdiff_t wide = many ? FN(combine_narrow)(dy, x, dx, runs, rows, n, many, p) : 0;
+    if (wide < rows)
+        FN(combine_tiles)(fn_tile_from(dy, wide), fn_tile_from(x, wide), fn_tile_from(dx, wide), runs, rows - wide, n,
+                          p);
 }
 
 /* `rows`, `centred`, `shifted` and `weight_along` are constants wherever this is inlined */

@@ -219,6 +219,14 @@ def column_cases(each=2):
         yield rows, n, layout, LAYOUTS[0] if layout.pad == 0 and not layout.backwards else LAYOUTS[1]
 
 
+# (runs, rows, n): more rows than runs and fewer, of columns that make wide rows, fill vectors, or neither
+SEVERAL_TILES = [
+    (runs, rows, n)
+    for runs, rows in ((2, 30), (3, 5), (9, 1), (9, 3), (20, 7), (20, 9), (70, 2))
+    for n in (1, 3, 17, 32, 33, 64, 130)
+]
+
+
 # ---- calls -------------------------------------------------------------------------------------------------
 
 

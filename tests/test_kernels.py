@@ -10,6 +10,7 @@ import pytest
 from kernels import (
     KINDS,
     LAYOUTS,
+    SEVERAL_TILES,
     TIERS,
     WIDE,
     Param,
@@ -277,9 +278,6 @@ def test_dots(tier, columns, kind, rng):
         else:
             expected = dots(baseline, columns, dy, x, mask, params, other, before)
             assert_all_same_bits(actual, expected, ("g", "gx", "x"), f"{rows} x {n}")
-
-
-SEVERAL_TILES = [(2, 1, 1), (3, 7, 5), (5, 24, 7), (2, 60, 3), (16, 8, 32), (4, 32, 33), (3, 41, 200)]
 
 
 @each_tier

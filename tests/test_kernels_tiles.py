@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from kernels import (
     KINDS,
+    LAYOUTS,
+    SEVERAL_TILES,
     TIERS,
     WIDE,
     Memory,
@@ -102,6 +104,35 @@ def test_combine(tier, kind, rng):
             dx = (kind.widen(dy) * params["weight"].or_(one) - taken) * rstd
         assert dx.dtype == kind.compute
         assert_same_bits(actual, kind.narrow(dx), f"combine, {rows} x {n}, {forms[i % len(forms)]}")
+
+
+@each_tier
+def test_apply_to_several_tiles(tier, kind, rng):
+    verbs = kind.verbs(tier)
+    for i, (runs, rows, n) in enumerate(SEVERAL_TILES):
+        x, layout = with_specials(rng, (runs, rows, n), kind), LAYOUTS[i % len(LAYOUTS)]
+        params = make_params(rng, ("mean", "comp", "rstd"), "along", x.shape[1:], kind)
+        for name in ("weight", "bias"):
+            params[name] = Param(rng, ("absent", "one", "along")[i % 3], x.shape[1:], kind)
+        actual = call(verbs, "apply", (x,), params, layout, in_place=None if i % 3 else 0)
+        for k in range(runs):
+            expected = call(verbs, "apply", (x[k],), params, LAYOUTS[0])
+            assert_same_bits(actual[k], expected, f"apply, run {k} of {runs} x {rows} x {n}")
+
+
+@each_tier
+def test_combine_of_several_tiles(tier, kind, rng):
+    verbs = kind.verbs(tier)
+    for i, (runs, rows, n) in enumerate(SEVERAL_TILES):
+        dy, x = with_specials(rng, (runs, rows, n), kind), with_specials(rng, (runs, rows, n), kind)
+        x, layout = None if i % 5 == 0 else x, LAYOUTS[i % len(LAYOUTS)]
+        params = make_params(rng, ("mean", "rstd", "c1", "c2"), "along", dy.shape[1:], kind)
+        params["weight"] = Param(rng, ("absent", "one", "along")[i % 3], dy.shape[1:], kind)
+        actual = call(verbs, "combine", (dy, x, None), params, layout, in_place=(None, 0)[i % 2])
+        for k in range(runs):
+            inputs = dy[k], None if x is None else x[k], None
+            expected = call(verbs, "combine", inputs, params, LAYOUTS[0])
+            assert_same_bits(actual[k], expected, f"combine, run {k} of {runs} x {rows} x {n}")
 
 
 # ---- statistics --------------------------------------------------------------------------------------------

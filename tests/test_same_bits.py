@@ -50,6 +50,7 @@ CASES = {
     "wide columns": ((80, 3001), 0, (1,)),
     "short runs of columns": ((60, 5, 9, 90), (0, 2), (1,)),
     "short runs of few columns": ((400, 7, 5, 17), (0, 2), (1, 3)),
+    "short runs of few columns, parameters of each row": ((400, 7, 5, 17), (0, 2), (2,)),
     "short runs of columns, parameters of each sample": ((60, 5, 9, 90), (0, 2), (0,)),
     "short runs of columns, parameters of each row": ((60, 5, 9, 90), (0, 2), (2,)),
     "columns of many samples": ((14, 180, 96), 1, (2,)),
