@@ -86,6 +86,8 @@ cdef extern from "norm.h":
                              const fn_adjoint *p) noexcept
         void (*combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
                              void *work) noexcept
+        void (*combine_dots)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
+                             fn_sums out) noexcept
         int (*carry_cols)(ptrdiff_t n, ptrdiff_t fold, void *work, fn_sums out) noexcept
         int (*finish_cols)(ptrdiff_t n, const void *work, void *g, void *gx) noexcept
         ptrdiff_t (*normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrdiff_t n, const fn_norm *p) noexcept
@@ -270,6 +272,15 @@ cdef class Verbs:
         p.past = self.past
         self.verbs.combine_cols(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(dx, rows, n, size), rows,
                                 n, &p, values(work, 2 * n, compute))
+
+    def combine_dots(self, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dx, out, mean=None, rstd=None, c1=None, c2=None,
+                     shift=None, weight=None):
+        cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1]
+        cdef size_t size = self.verbs.size
+        cdef fn_adjoint p = adjoint_of(mean, rstd, c1, c2, shift, weight, rows, n, self.verbs.compute_size)
+        p.past = self.past
+        self.verbs.combine_dots(tile_of(dy, rows, n, size), tile_of(x, rows, n, size), tile_of(dx, rows, n, size), rows,
+                                n, &p, sums_of(out, rows))
 
     def carry_cols(self, work, out, ptrdiff_t fold=1):
         cdef ptrdiff_t n = out[0].size * fold

@@ -303,6 +303,7 @@ static int decide(fn_backward_job *b) {
         }
         if (b->parts < workers && (b->from_elements || b->local)) workers = (int)b->parts;
     }
+    b->sums_rows = fn_sums_rows(b);
     if (b->abreast > 1 && (!params || b->apart)) b->parts = (cut->units + b->abreast - 1) / b->abreast;
     return workers;
 }

@@ -32,6 +32,7 @@ typedef struct {
     int weighted;      /* the verbs weigh each element: the weight varies inside a cell */
     int from_sums, from_elements, row_cells;
     ptrdiff_t parts;         /* that accumulate parameter gradients; without them, one to an item */
+    int sums_rows;           /* gradients from elements are sums of columns' rows, taken with dx */
     int direct;              /* every element has parameters of its own: their gradients are no sums */
     int by_pieces;           /* a task is one piece of all rows, with all of its columns' sums (backward_pieces.c) */
     int apart;               /* no two slices share a parameter, so no two parts do: one accumulator serves them all */
@@ -76,6 +77,11 @@ fn_sums fn_column_sums(const fn_backward_job *b, const fn_block *k, const fn_wor
 /* parameter gradients "from elements": adds the block's share to the part's accumulators */
 void fn_elements_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
                        const fn_worker_space *w, ptrdiff_t part);
+
+/* The same where parameters vary from row to row of columns, with dx of the block; and whether that is so. */
+int fn_sums_rows(const fn_backward_job *b);
+void fn_combine_and_sum(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
+                        const fn_worker_space *w, ptrdiff_t part);
 
 /* the weight of row r where the verbs did not weigh its elements; how many of row r's elements the mask lets in */
 double fn_row_weight(const fn_backward_job *b, const fn_block *k, ptrdiff_t r);

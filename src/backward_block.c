@@ -20,15 +20,20 @@ fn_param fn_by_slot(const fn_backward_job *b, const void *a) {
     return (fn_param){a, b->cut.many_rows, b->job->plan.cols};
 }
 
+static fn_adjoint adjoint_of_block(const fn_backward_job *b, const fn_block *k, const fn_unit_sums *u,
+                                   const fn_worker_space *w) {
+    return (fn_adjoint){.mean = fn_by_slot(b, u->mean),
+                        .rstd = fn_takes_rstd(b) ? fn_by_slot(b, u->rstd) : (fn_param){0},
+                        .c1 = fn_by_slot(b, u->c1),
+                        .c2 = fn_by_slot(b, u->c2),
+                        .weight = fn_param_at(b->job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
+                        .past = b->job->past};
+}
+
 void fn_combine_block(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
                       const fn_worker_space *w) {
     const fn_job *job = b->job;
-    const fn_adjoint p = {.mean = fn_by_slot(b, u->mean),
-                          .rstd = fn_takes_rstd(b) ? fn_by_slot(b, u->rstd) : (fn_param){0},
-                          .c1 = fn_by_slot(b, u->c1),
-                          .c2 = fn_by_slot(b, u->c2),
-                          .weight = fn_param_at(job, &b->cut, FN_WEIGHT, k->offset, k->width, w->weight),
-                          .past = job->past};
+    const fn_adjoint p = adjoint_of_block(b, k, u, w);
     fn_tile x = job->scale && !job->given ? in->x : (fn_tile){0}, dy = in->dy;
     if (k->runs > 1 && fn_tile_adjacent(job, FN_Y)) {
         const fn_runs runs = {k->runs, in->runs.x, in->runs.dy, fn_run_axis(job)->stride[FN_Y]};
@@ -131,6 +136,28 @@ static void add_elements(const fn_backward_job *b, const fn_block *k, const fn_i
         if (dweight)
             add_columns(b, part_of(b, b->dweight, job->ndweight, part), job->dweight, first, step, into.gx, k->width);
     }
+}
+
+int fn_sums_rows(const fn_backward_job *b) {
+    const fn_job *job = b->job;
+    const char *dx = job->data[FN_Y];
+    if (!b->from_elements || b->direct || !job->plan.cols || !b->has_x || !job->scale || job->given ||
+        job->data[FN_MASK])
+        return 0;
+    if (dx == job->data[FN_DY] || dx == job->data[FN_X]) return 0;
+    return !(job->dweight && fn_along_row(job, FN_DWEIGHT)) && !(job->dbias && fn_along_row(job, FN_DBIAS)) &&
+           !(job->data[FN_WEIGHT] && fn_along_row(job, FN_WEIGHT));
+}
+
+void fn_combine_and_sum(const fn_backward_job *b, const fn_block *k, const fn_inputs *in, const fn_unit_sums *u,
+                        const fn_worker_space *w, ptrdiff_t part) {
+    const fn_job *job = b->job;
+    const fn_tile dx = fn_tile_out(job, &b->cut, k->offset, k->width, w->dx_tile);
+    fn_adjoint p = adjoint_of_block(b, k, u, w);
+    if (any_shift(b, k, u)) p.shift = fn_by_slot(b, u->shift);
+    job->verbs->combine_dots(in->dy, in->x, dx, k->rows, k->width, &p, w->rows);
+    fn_tile_flush(job, &b->cut, dx, k->offset, k->rows, k->width);
+    fn_add_rows(b, part, k->offset, fn_row_axis(job, &b->cut), k->rows, w->rows);
 }
 
 static int same_strides(const fn_job *job, int p, int q) {

@@ -104,7 +104,7 @@ typedef struct {
 typedef struct {
     fn_param mean, rstd, c1, c2; /* all along the row, or none; c1 NULL: nothing is added to the product with c2;
                                   * rstd NULL, not along the row and without x: 1 */
-    fn_param shift;              /* combine_cols: as in fn_dots, by row */
+    fn_param shift;              /* combine_cols, by row, and combine_dots, along it: as in fn_dots */
     fn_param weight;             /* NULL: 1 */
     int past;                    /* dx, as in fn_affine */
 } fn_adjoint;
@@ -216,6 +216,12 @@ typedef struct fn_verbs {
                          void *work);
     int (*carry_cols)(ptrdiff_t n, ptrdiff_t fold, void *work, fn_sums out);
     void (*resum_cols)(fn_tile dy, fn_tile x, ptrdiff_t slices, ptrdiff_t n, const fn_slices *p, fn_sums out);
+
+    /* combine where all but the weight varies by column, and the weight by row; and per row, as dots_rows, without the weight:
+     *     out.g = sum dy; out.gx = sum dy * (xhat - shift)
+     * Rows of one block's bytes at most; dx may be neither dy nor x. */
+    void (*combine_dots)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
+                         fn_sums out);
 
     /* Such sums as results in A, where there are no others to carry them to; NULL: not wanted. Returns 1, and does
      * nothing, if some are not finite. */

@@ -12,6 +12,7 @@
 #include "cols_tmpl.c"
 #include "few_tmpl.c"
 #include "tile_tmpl.c"
+#include "summing_tmpl.c"
 #include "finalize_tmpl.c"
 #include "params_tmpl.c"
 #include "slices_tmpl.c"
@@ -39,6 +40,7 @@ static const fn_verbs verbs = {
     .combine = FN(combine),
     .combine_runs = FN(combine_runs),
     .combine_cols = FN(combine_cols),
+    .combine_dots = FN(combine_dots),
     .carry_cols = FN(carry_cols),
     .resum_cols = FN(resum_cols),
     .finish_cols = FN(finish_cols),

@@ -164,6 +164,35 @@ def test_combine_cols(tier, kind, rng):
         assert not work.view.any()
 
 
+def test_combine_dots(tier, kind, rng):
+    # dx as combine has it, and the sums as dots_rows has them, bit by bit
+    verbs = kind.verbs(tier)
+    for i, (rows, _, n, layout, mean) in enumerate(shapes()):
+        if rows > 130 or n * kind.compute(0).itemsize > 16384:
+            continue
+        dy, x = make_values(rng, (rows, n), kind), make_values(rng, (rows, n), kind, mean)
+        if i % 4 == 0:
+            dy[rng.integers(rows), rng.integers(n)] = kind.narrow(np.array(rng.choice([np.inf, np.nan])))
+        params = {
+            name: Param(rng, "along", x.shape, kind, mean * (name == "mean"), 0.3)
+            for name in ("mean", "rstd", "c1", "c2")
+        }
+        weight = Param(rng, ("absent", "one", "by row")[i % 3], x.shape, kind, 1.0)
+        shift = Param(rng, ("absent", "along")[i % 2], x.shape, kind, 0.0, 1e-3)
+        inputs, dx, out = place(layout, dy, x), Memory(x.shape, x.dtype, layout), results(3, rows)
+        arguments = {name: param.argument for name, param in params.items()}
+        verbs.combine_dots(
+            *views(inputs), dx.view, out.view, shift=shift.argument, weight=weight.argument, **arguments
+        )
+        finish("combine_dots", inputs, dx, out)
+        alone, sums = Memory(x.shape, x.dtype), results(3, rows)
+        verbs.combine(dy, x, None, alone.view, weight=weight.argument, **arguments)
+        assert_same_bits(dx.view, alone.view, f"dx of {rows} x {n}")
+        dots = {name: arguments[name] for name in ("mean", "rstd")}
+        verbs.dots_rows(dy, x, None, sums.view, shift=shift.argument, **dots)
+        assert_same_bits(out.view[:2], sums.view[:2], f"sums of {rows} x {n}")
+
+
 def test_carried_columns_that_share_a_parameter(tier, kind, rng):
     verbs, baseline = kind.verbs(tier), kind.verbs("baseline")
     for fold, cells in ((2, 3), (3, 5), (7, 1), (16, 8), (49, 2)):

@@ -55,6 +55,8 @@ def results(verbs, dy, x, stats, weight, misaligned):
     run("combine columns", lambda dx: verbs.combine(
         dy, x, None, dx, **dict.fromkeys(scalars, along)))  # fmt: skip
     run("combine_cols", lambda dx: verbs.combine_cols(dy, x, dx, work(), **scalars, weight=along))
+    run("combine_dots", lambda dx: verbs.combine_dots(
+        dy, x, dx, np.empty((3, rows)), **dict.fromkeys(scalars, along), weight=per_row))  # fmt: skip
     run("adjoint", lambda dx: verbs.adjoint_rows(
         dy, x, dx, 1, True, np.empty((3, rows)), stats, stats, none))  # fmt: skip
     run("adjoint columns", lambda dx: verbs.adjoint_rows(

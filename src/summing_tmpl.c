@@ -1,0 +1,133 @@
+/* The verbs that write dx and take the sums of parameters' gradients on the way. Written once in T; norm.c includes this file
+ * once per dtype. */
+
+enum { FN(DOTS_TOGETHER) = VBYTES == 64 ? 2 : 1 }; /* rows of combine_dots whose sums fit the registers */
+
+/* `rows`, `centred`, `shifted` and `weight_along` are constants wherever this is inlined */
+INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
+                                  const fn_adjoint *p, int past, int centred, int shifted, int weight_along, A *sg,
+                                  A *sgx) {
+    const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
+    char *ds[FN(TOGETHER)];
+    WALK walks_g[FN(TOGETHER)], walks_x[FN(TOGETHER)];
+    vec mean[FN(TOGETHER)], rstd[FN(TOGETHER)], c1[FN(TOGETHER)], c2[FN(TOGETHER)], shift[FN(TOGETHER)];
+    const vec weight = FN(param_splat)(p->weight, r0, 1);
+    UNROLL for (int i = 0; i < rows; i++) {
+        gs[i] = dy.base + (r0 + i) * dy.step;
+        xs[i] = x.base + (r0 + i) * x.step;
+        walks_g[i] = WALK_FROM(gs[i]);
+        walks_x[i] = WALK_FROM(xs[i]);
+        ds[i] = (char *)dx.base + (r0 + i) * dx.step;
+        mean[i] = FN(param_splat)(p->mean, r0 + i, 0);
+        rstd[i] = FN(param_splat)(p->rstd, r0 + i, 1);
+        c1[i] = FN(param_splat)(p->c1, r0 + i, (A)-0.0);
+        c2[i] = FN(param_splat)(p->c2, r0 + i, 0);
+        shift[i] = FN(param_splat)(p->shift, r0 + i, 0);
+    }
+    const A *weights = FN(param_row)(p->weight, r0);
+    VECTOR_LOOP(n, {
+        const vec w = weight_along ? FN(fetch_a)(weights, at, k) : weight;
+        vec tg = {0}, tgx = {0};
+        UNROLL for (int i = 0; i < rows; i++) {
+            const vec g = FN(take)(&walks_g[i], gs[i], at, k, 0), v = FN(take)(&walks_x[i], xs[i], at, k, 0);
+            const vec xhat = (centred ? v - mean[i] : v) * rstd[i], gx = g * (shifted ? xhat - shift[i] : xhat);
+            tg = i ? tg + g : g;
+            tgx = i ? tgx + gx : gx;
+            const vec d = centred ? c1[i] + xhat * c2[i] : xhat * c2[i];
+            FN(put_result)(ds[i], at, k, (g * w - d) * rstd[i], past);
+        }
+        FN(put_a)(sg, at, k, FN(fetch_a)(sg, at, k) + tg);
+        FN(put_a)(sgx, at, k, FN(fetch_a)(sgx, at, k) + tgx);
+    });
+}
+
+static void FN(combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
+                             void *work) {
+    enum { R = FN(TOGETHER) };
+    const int weight_along = p->weight.a && p->weight.along;
+    const int past = FN(way_past)(p->past, dx, rows, n);
+    A *sg = work, *sgx = sg + n;
+    ptrdiff_t r = FN(is_few)(n) && !past ? FN(combine_cols_short)(dy, x, dx, rows, n, p, sg, sgx) : 0;
+    const int centred = p->mean.a || p->c1.a;
+#define COMBINE_COLS(rows, ...) FN(combine_cols_rows)(dy, x, dx, r, rows, n, p, past, __VA_ARGS__, sg, sgx)
+    for (; r + R <= rows; r += R) {
+        const A *shift = FN(param_row)(p->shift, r);
+        int shifted = 0;
+        for (int i = 0; shift && i < R; i++) shifted |= shift[i * p->shift.step] != 0;
+        if (shifted)
+            COMBINE_COLS(R, 1, 1, weight_along);
+        else if (centred)
+            weight_along ? COMBINE_COLS(R, 1, 0, 1) : COMBINE_COLS(R, 1, 0, 0);
+        else
+            weight_along ? COMBINE_COLS(R, 0, 0, 1) : COMBINE_COLS(R, 0, 0, 0);
+    }
+    for (; r < rows; r++) COMBINE_COLS(1, 1, 1, weight_along);
+#undef COMBINE_COLS
+}
+
+/* dots_row on the way: the same lanes, carried alike. `rows` and `shifted` are constants wherever this is inlined. */
+INLINE void FN(combine_dots_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
+                                  const fn_adjoint *p, int past, int shifted, fn_sums out) {
+    enum { MOST = FN(DOTS_TOGETHER) };
+    char *ds[MOST];
+    WALK walks_g[MOST], walks_x[MOST];
+    const char *gs[MOST], *xs[MOST];
+    vec weight[MOST], sg[MOST][U], sgx[MOST][U], tg[MOST][U], tgx[MOST][U];
+    UNROLL for (int i = 0; i < rows; i++) {
+        gs[i] = dy.base + (r0 + i) * dy.step;
+        xs[i] = x.base + (r0 + i) * x.step;
+        ds[i] = (char *)dx.base + (r0 + i) * dx.step;
+        walks_g[i] = WALK_FROM(gs[i]);
+        walks_x[i] = WALK_FROM(xs[i]);
+        weight[i] = FN(param_splat)(p->weight, r0 + i, 1);
+        UNROLL for (int u = 0; u < U; u++) sg[i][u] = sgx[i][u] = tg[i][u] = tgx[i][u] = (vec){0};
+    }
+    const A *means = p->mean.a, *rstds = p->rstd.a, *c1s = p->c1.a, *c2s = p->c2.a, *shifts = p->shift.a;
+    LANE_LOOP(
+        n,
+        UNROLL for (int i = 0; i < rows; i++) {
+            UNROLL for (int u = 0; u < U; u++) {
+                sg[i][u] += tg[i][u];
+                sgx[i][u] += tgx[i][u];
+                tg[i][u] = tgx[i][u] = (vec){0};
+            }
+        },
+        {
+            const vec m = FN(fetch_a)(means, at, k), s = FN(fetch_a)(rstds, at, k);
+            const vec a = FN(fetch_a)(c1s, at, k), b = FN(fetch_a)(c2s, at, k);
+            const vec h = shifted ? FN(fetch_a)(shifts, at, k) : s;
+            UNROLL for (int i = 0; i < rows; i++) {
+                const vec g = FN(take)(&walks_g[i], gs[i], at, k, 0);
+                const vec xhat = (FN(take)(&walks_x[i], xs[i], at, k, 0) - m) * s;
+                tg[i][u] += g;
+                tgx[i][u] += FN(inside_row)(k, g * (shifted ? xhat - h : xhat));
+                FN(put_result)(ds[i], at, k, (g * weight[i] - (a + xhat * b)) * s, past);
+            }
+        });
+    vec of[4] = {{0}};
+    UNROLL for (int i = 0; i < rows; i++) {
+        of[i] = FN(folded)(sg[i]);
+        of[2 + i] = FN(folded)(sgx[i]);
+    }
+    const FOUR sums = SUMFOUR(of);
+    for (int i = 0; i < rows; i++) {
+        out.g[r0 + i] = (double)sums[i];
+        out.gx[r0 + i] = (double)sums[2 + i];
+    }
+}
+
+static void FN(combine_dots)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
+                             fn_sums out) {
+    enum { R = FN(DOTS_TOGETHER) };
+    const fn_tile none = {0};
+    const fn_dots dots = {.mean = p->mean, .rstd = p->rstd, .shift = p->shift};
+    const int shifted = p->shift.a != NULL, past = FN(way_past)(p->past, dx, rows, n);
+    ptrdiff_t r = 0;
+#define COMBINE_DOTS(rows, shifted) FN(combine_dots_rows)(dy, x, dx, r, rows, n, p, past, shifted, out)
+    for (; r + R <= rows; r += R) shifted ? COMBINE_DOTS(R, 1) : COMBINE_DOTS(R, 0);
+    for (; r < rows; r++) shifted ? COMBINE_DOTS(1, 1) : COMBINE_DOTS(1, 0);
+#undef COMBINE_DOTS
+    int all = 1;
+    for (r = 0; r < rows; r++) all &= (out.g[r] - out.g[r] == 0) & (out.gx[r] - out.gx[r] == 0);
+    if (!all) FN(resum_rows)(dy, x, none, rows, n, &dots, out);
+}
