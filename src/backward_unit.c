@@ -47,6 +47,7 @@ static fn_slices slices_of_block(const fn_backward_job *b, const fn_block *k, fn
         .gains_step = axis->stride[FN_DWEIGHT],
         .root = job->root,
         .work = job->column_sums ? w->work : NULL,
+        .without_g = !job->dbias,
         .fold = job->plan.fold.len,
         .past = job->past,
     };

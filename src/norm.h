@@ -106,6 +106,7 @@ typedef struct {
                                   * rstd NULL, not along the row and without x: 1 */
     fn_param shift;              /* combine_cols, by row, and combine_dots, along it: as in fn_dots */
     fn_param weight;             /* NULL: 1 */
+    int without_g;               /* combine_cols: the sums of dy are not wanted */
     int past;                    /* dx, as in fn_affine */
 } fn_adjoint;
 
@@ -123,6 +124,7 @@ typedef struct {
     ptrdiff_t gains_step;
     double root;
     void *work;     /* as in combine_cols; NULL: no column sums */
+    int without_g;  /* as in fn_adjoint */
     ptrdiff_t fold; /* so many columns after another share a parameter, of which they are added up */
     int past;       /* as in fn_affine */
 } fn_slices;
@@ -192,7 +194,7 @@ typedef struct fn_verbs {
     /* per row, with xhat = (x - mean) * rstd and g = dy * weight:
      *     out.g = sum g; out.gx = sum g * (xhat - shift); out.x = sum xhat
      * out.x is 0 where the mean is 0 (no rounding of it is to be corrected), and left alone where the mean varies along
-     * the row. Without x only out.g is written. */
+     * the row. Without x only out.g is written; without a mean out.g may be NULL: not wanted. */
     void (*dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, fn_sums out);
 
     /* the same down each column, added to `out`; out.x only where the mean varies along the row, that is by column.

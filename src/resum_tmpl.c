@@ -40,7 +40,7 @@ static __attribute__((noinline, cold)) void FN(resum_rows)(fn_tile dy, fn_tile x
                                                            ptrdiff_t n, const fn_dots *p, fn_sums out) {
     const fn_tile none = {0};
     for (ptrdiff_t r = 0; r < rows; r++) {
-        if (out.g[r] - out.g[r] != 0) out.g[r] = (double)FN(resum)(dy, none, mask, r, r + 1, 0, n, p);
+        if (out.g && out.g[r] - out.g[r] != 0) out.g[r] = (double)FN(resum)(dy, none, mask, r, r + 1, 0, n, p);
         if (x.base && out.gx[r] - out.gx[r] != 0) out.gx[r] = (double)FN(resum)(dy, x, mask, r, r + 1, 0, n, p);
     }
 }

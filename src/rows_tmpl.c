@@ -167,9 +167,10 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
 }
 
 /* One row of the backward's sums. `has_x`, `along` (mean, rstd, shift vary along the row), `weight_along`, `shifted`,
- * `centred` (there is a mean) and a NULL mask are constants wherever this is inlined. */
+ * `centred` (there is a mean), `with_g` (out.g is wanted) and a NULL mask are constants wherever this is inlined. */
 INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptrdiff_t n, const fn_dots *p, ptrdiff_t r,
-                         int has_x, int centred, int along, int weight_along, int shifted, int slight, fn_sums out) {
+                         int has_x, int with_g, int centred, int along, int weight_along, int shifted, int slight,
+                         fn_sums out) {
     vec sg[U] = {{0}}, sgx[U] = {{0}}, sx[U] = {{0}}, tg[U] = {{0}}, tgx[U] = {{0}}, tx[U] = {{0}};
     const A *mean = FN(param_row)(p->mean, r), *rstd = FN(param_row)(p->rstd, r);
     const A *shift = FN(param_row)(p->shift, r), *weight = FN(param_row)(p->weight, r);
@@ -189,7 +190,7 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
                 has_x ? FN(take)(&walk_dy, dy, at, k, 0) : FN(fetch)(dy, at, k, 0); /* reading alone is no faster so */
             g *= weight_along ? FN(fetch_a)(weight, at, k) : weight0;
             g = FN(inside_row)(k, FN(zero_outside)(mask, at, k, g));
-            tg[u] += g;
+            if (with_g) tg[u] += g;
             if (has_x) {
                 vec m = along ? FN(fetch_a)(mean, at, k) : mean0, s = along ? FN(fetch_a)(rstd, at, k) : rstd0;
                 const vec v = FN(take)(&walk_x, x, at, k, 0);
@@ -203,7 +204,7 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
         });
     A g, gx;
     FN(trees)(sg, sgx, &g, &gx);
-    out.g[r] = (double)g;
+    if (with_g) out.g[r] = (double)g;
     if (has_x) out.gx[r] = (double)gx;
     if (has_x && !along) out.x[r] = slight ? 0 : (double)FN(tree)(sx);
 }
@@ -218,9 +219,12 @@ OUTLINE void FN(dots_each_row)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t r,
         const uint8_t *m = FN(mask_row)(mask, r);
         const A deviations = p->mean.a && !along ? *FN(param_row)(p->mean, r) * *FN(param_row)(p->rstd, r) : 0;
         const int slight = FN(is_slight)(deviations);
-#define DOTS_ROW(mask, ...) FN(dots_row)(g, v, mask, n, p, r, 1, __VA_ARGS__, slight, out)
+#define DOTS_ROW(mask, ...) FN(dots_row)(g, v, mask, n, p, r, 1, 1, __VA_ARGS__, slight, out)
         if (!v)
-            FN(dots_row)(g, NULL, m, n, p, r, 0, 0, 0, weight_along, 0, slight, out);
+            FN(dots_row)(g, NULL, m, n, p, r, 0, 1, 0, 0, weight_along, 0, slight, out);
+        else if (!out.g)
+            weight_along ? FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 0, 0, 1, 0, slight, out)
+                         : FN(dots_row)(g, v, NULL, n, p, r, 1, 0, 0, 0, 0, 0, slight, out);
         else if (along && !mask.base && !weight_along)
             shifted ? DOTS_ROW(NULL, 1, 1, 0, 1) : DOTS_ROW(NULL, 1, 1, 0, 0);
         else if (along)
@@ -257,7 +261,7 @@ static void FN(dots_long_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t ro
             gx += of[1];
             sx += of[2];
         }
-        out.g[r] = g;
+        if (out.g) out.g[r] = g;
         if (has_x) out.gx[r] = gx;
         if (with_x) out.x[r] = sx;
     }
@@ -274,7 +278,7 @@ static void FN(dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, p
     const ptrdiff_t done = is_short ? FN(short_dots_rows)(dy, x, rows, n, p, out) : 0;
     if (done < rows) FN(dots_each_row)(dy, x, mask, done, rows, n, p, out);
     int all = 1;
-    for (ptrdiff_t r = 0; r < rows; r++) all &= out.g[r] - out.g[r] == 0;
+    for (ptrdiff_t r = 0; out.g && r < rows; r++) all &= out.g[r] - out.g[r] == 0;
     for (ptrdiff_t r = 0; x.base && r < rows; r++) all &= out.gx[r] - out.gx[r] == 0;
     if (!all) FN(resum_rows)(dy, x, mask, rows, n, p, out);
 }

@@ -131,7 +131,7 @@ INLINE void FN(short_dots)(fn_tile dy, fn_tile x, ptrdiff_t r, ptrdiff_t n, int 
         of_gx[i] = FN(short_tree)(tgx, V);
         if (centred) of_x[i] = FN(short_tree)(tx, V);
     }
-    FN(put_four)(out.g + r, IN_DOUBLE(SUMFOUR(of_g)));
+    if (out.g) FN(put_four)(out.g + r, IN_DOUBLE(SUMFOUR(of_g)));
     FN(put_four)(out.gx + r, IN_DOUBLE(SUMFOUR(of_gx)));
     const vf64x4 sums = centred ? IN_DOUBLE(SUMFOUR(of_x)) : (vf64x4){0};
     for (int i = 0; i < 4; i++) {

@@ -276,6 +276,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     const ptrdiff_t per = p->per, bytes = p->work ? FN(SUMMED_BYTES) : FN(BACKWARD_BYTES);
     ptrdiff_t most = FN(slices_together)(per, n, bytes / 3);
     if (p->work && most < FN_TOGETHER) most = FN_TOGETHER; /* per is 1 then */
+    const int with_g = p->mean || p->centre || p->sums.g;
     const int undivided = p->undivided && per == 1 && !(p->weight.a && p->weight.along);
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         if (undivided) s += FN(adjoint_each)(dy, x, dx, s, slices, n, p, past, each);
@@ -291,7 +292,8 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
         const fn_param rstd = FN(by_row)(p->fresh ? fresh : (const A *)p->rstd + s, k, per, rstds);
         const fn_param weight = FN(param_from)(p->weight, r, 0);
         const fn_dots dots = {.mean = mean, .rstd = rstd, .weight = weight.along ? weight : absent};
-        FN(dots_rows)(of_dy, of_x, none, rows, n, &dots, (fn_sums){g, gx, sx});
+        if (!with_g) memset(g, 0, (size_t)rows * sizeof(double));
+        FN(dots_rows)(of_dy, of_x, none, rows, n, &dots, (fn_sums){with_g ? g : NULL, gx, sx});
         const int plain = per == 1 && !p->sums.g && !p->gains && !(p->weight.a && !p->weight.along);
         if (plain) FN(scalars_of_rows)(k, n, p->centre, g, gx, sx, shift, c1, c2);
         for (ptrdiff_t i = 0; !plain && i < k; i++)
@@ -303,6 +305,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
                               .c2 = FN(by_row)(c2, k, per, of.rows[1]),
                               .shift = FN(by_row)(shift, k, per, of.rows[2]),
                               .weight = weight,
+                              .without_g = p->without_g,
                               .past = p->past};
         if (p->work)
             FN(combine_cols)(of_dy, of_x, of_dx, rows, n, &q, p->work);

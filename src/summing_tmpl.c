@@ -3,10 +3,10 @@
 
 enum { FN(DOTS_TOGETHER) = VBYTES == 64 ? 2 : 1 }; /* rows of combine_dots whose sums fit the registers */
 
-/* `rows`, `centred`, `shifted` and `weight_along` are constants wherever this is inlined */
+/* `rows`, `with_g`, `centred`, `shifted` and `weight_along` are constants wherever this is inlined */
 INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
-                                  const fn_adjoint *p, int past, int centred, int shifted, int weight_along, A *sg,
-                                  A *sgx) {
+                                  const fn_adjoint *p, int past, int with_g, int centred, int shifted, int weight_along,
+                                  A *sg, A *sgx) {
     const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
     char *ds[FN(TOGETHER)];
     WALK walks_g[FN(TOGETHER)], walks_x[FN(TOGETHER)];
@@ -31,12 +31,12 @@ INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r
         UNROLL for (int i = 0; i < rows; i++) {
             const vec g = FN(take)(&walks_g[i], gs[i], at, k, 0), v = FN(take)(&walks_x[i], xs[i], at, k, 0);
             const vec xhat = (centred ? v - mean[i] : v) * rstd[i], gx = g * (shifted ? xhat - shift[i] : xhat);
-            tg = i ? tg + g : g;
+            if (with_g) tg = i ? tg + g : g;
             tgx = i ? tgx + gx : gx;
             const vec d = centred ? c1[i] + xhat * c2[i] : xhat * c2[i];
             FN(put_result)(ds[i], at, k, (g * w - d) * rstd[i], past);
         }
-        FN(put_a)(sg, at, k, FN(fetch_a)(sg, at, k) + tg);
+        if (with_g) FN(put_a)(sg, at, k, FN(fetch_a)(sg, at, k) + tg);
         FN(put_a)(sgx, at, k, FN(fetch_a)(sgx, at, k) + tgx);
     });
 }
@@ -55,13 +55,15 @@ static void FN(combine_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
         int shifted = 0;
         for (int i = 0; shift && i < R; i++) shifted |= shift[i * p->shift.step] != 0;
         if (shifted)
-            COMBINE_COLS(R, 1, 1, weight_along);
+            COMBINE_COLS(R, 1, 1, 1, weight_along);
         else if (centred)
-            weight_along ? COMBINE_COLS(R, 1, 0, 1) : COMBINE_COLS(R, 1, 0, 0);
+            weight_along ? COMBINE_COLS(R, 1, 1, 0, 1) : COMBINE_COLS(R, 1, 1, 0, 0);
+        else if (p->without_g && weight_along)
+            COMBINE_COLS(R, 0, 0, 0, 1);
         else
-            weight_along ? COMBINE_COLS(R, 0, 0, 1) : COMBINE_COLS(R, 0, 0, 0);
+            weight_along ? COMBINE_COLS(R, 1, 0, 0, 1) : COMBINE_COLS(R, 1, 0, 0, 0);
     }
-    for (; r < rows; r++) COMBINE_COLS(1, 1, 1, weight_along);
+    for (; r < rows; r++) COMBINE_COLS(1, 1, 1, 1, weight_along);
 #undef COMBINE_COLS
 }
 
