@@ -6,8 +6,10 @@ enum {
     FN(FORWARD_BYTES) = 32768,   /* of a tile in all its arrays; it has at least one slice */
     FN(FOUR_BYTES) = 4096,       /* of a row: longer ones are taken one by one, as four leave the first cache */
     FN(BACKWARD_BYTES) = sizeof(A) == 8 ? 16384 : 24576,
-    FN(SUMMED_BYTES) = 196608,  /* the same with sums of columns: from the second cache, but several rows at once */
+    FN(SUMMED_BYTES) = 196608, /* the same with sums of columns: from the second cache, but several rows at once */
+    FN(PAST_BYTES) = 393216,   /* the same where dx goes past the caches: memory turns seldom from reading to writing */
     FN(PRODUCTS_BYTES) = 10240, /* of x, in a tile without a mean, whose scalars are taken together */
+    FN(AHEAD_BYTES) = 16384,
 };
 
 /* slices of a tile */
@@ -15,6 +17,12 @@ INLINE ptrdiff_t FN(slices_together)(ptrdiff_t per, ptrdiff_t n, ptrdiff_t bytes
     const ptrdiff_t slices = bytes / (per * n * (ptrdiff_t)sizeof(T)), most = FN(MOST_ROWS) / per;
     const ptrdiff_t fit = slices < 1 ? 1 : slices > most ? most : slices;
     return fit >= 16 ? fit / 16 * 16 : fit >= 4 ? fit / 4 * 4 : fit; /* as many as verbs take at once */
+}
+/* How many rows ahead to ask for while `rows` of them are written past the caches: those of the next tile, or some tiles of
+ * few bytes on. Rows that are longer than that are long enough to be read by themselves. */
+INLINE ptrdiff_t FN(rows_ahead)(int past, ptrdiff_t rows, ptrdiff_t n) {
+    const ptrdiff_t row_bytes = n * (ptrdiff_t)sizeof(T), least = (FN(AHEAD_BYTES) + row_bytes - 1) / row_bytes;
+    return !past || row_bytes > FN(AHEAD_BYTES) ? 0 : rows > least ? rows : least;
 }
 /* for each row: its slice's value, in `to` unless that is the same */
 INLINE fn_param FN(by_row)(const A *of_slices, ptrdiff_t slices, ptrdiff_t per, A *to) {
@@ -61,7 +69,8 @@ INLINE ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrd
                              .comp = {low, 1, 0},
                              .rstd = {rstd, 1, 0},
                              .weight = FN(param_from)(p->weight, r, 0),
-                             .bias = FN(param_from)(p->bias, r, 0)};
+                             .bias = FN(param_from)(p->bias, r, 0),
+                             .ahead = FN(rows_ahead)(past, k, n)};
         for (ptrdiff_t i = 0; i < k; i++) {
             if (centre && low[i] != 0)
                 FN(apply_rows)(from, to, i, 1, n, &q, past, 0, 1, 1, 0, 1, weight, bias);
@@ -108,7 +117,8 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
                              .rstd = p->scale ? FN(by_row)(rstd, k, per, of.rows[2]) : absent,
                              .weight = FN(param_from)(p->weight, s * per, 0),
                              .bias = FN(param_from)(p->bias, s * per, 0),
-                             .past = p->past};
+                             .past = p->past,
+                             .ahead = FN(rows_ahead)(p->past, k * per, n)};
         FN(apply)(from, fn_tile_from(y, s * per), k * per, n, &q);
     }
     return slices;
@@ -239,7 +249,8 @@ INLINE ptrdiff_t FN(divide_products)(ptrdiff_t k, ptrdiff_t n, const fn_slices *
 static ptrdiff_t FN(adjoint_each)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t first, ptrdiff_t slices, ptrdiff_t n,
                                   const fn_slices *p, int past, FN(undivided) of) {
     const fn_tile none = {0};
-    const ptrdiff_t most = FN(slices_together)(1, n, FN(PRODUCTS_BYTES));
+    const int large = past && !FN(ASKS_FOR_BOTH);
+    const ptrdiff_t most = FN(slices_together)(1, n, large ? FN(PAST_BYTES) / 3 : FN(PRODUCTS_BYTES));
     ptrdiff_t r = first;
     for (ptrdiff_t k, safe; r < slices; r += safe) {
         k = slices - r < most ? slices - r : most;
@@ -250,7 +261,8 @@ static ptrdiff_t FN(adjoint_each)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
         safe = FN(divide_products)(k, n, p, r, of);
         const fn_adjoint q = {.rstd = {p->fresh ? of.rstd : (const A *)p->rstd + r, 1, 0},
                               .c2 = {of.c2, 1, 0},
-                              .weight = FN(param_from)(p->weight, r, 0)};
+                              .weight = FN(param_from)(p->weight, r, 0),
+                              .ahead = FN(rows_ahead)(past, k, n)};
         const ptrdiff_t few = FN(is_few)(n) && !past ? FN(combine_short)(of_dy, of_x, of_dx, safe, n, &q) : 0;
         for (ptrdiff_t i = few; i < safe; i++)
             FN(combine_rows)(of_dy, of_x, none, of_dx, i, 1, n, &q, past, 1, 0, 0, 1, 0);
@@ -273,7 +285,8 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     const fn_tile none = {0};
     const fn_param absent = {0};
     const int past = FN(way_past)(p->past, dx, slices * p->per, n);
-    const ptrdiff_t per = p->per, bytes = p->work ? FN(SUMMED_BYTES) : FN(BACKWARD_BYTES);
+    const ptrdiff_t near = p->work ? FN(SUMMED_BYTES) : FN(BACKWARD_BYTES);
+    const ptrdiff_t per = p->per, bytes = past && !FN(ASKS_FOR_BOTH) ? FN(PAST_BYTES) : near;
     ptrdiff_t most = FN(slices_together)(per, n, bytes / 3);
     if (p->work && most < FN_TOGETHER) most = FN_TOGETHER; /* per is 1 then */
     const int with_g = p->mean || p->centre || p->sums.g;
@@ -306,7 +319,8 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
                               .shift = FN(by_row)(shift, k, per, of.rows[2]),
                               .weight = weight,
                               .without_g = p->without_g,
-                              .past = p->past};
+                              .past = p->past,
+                              .ahead = FN(rows_ahead)(past, rows, n)};
         if (p->work)
             FN(combine_cols)(of_dy, of_x, of_dx, rows, n, &q, p->work);
         else

@@ -12,6 +12,8 @@ INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r
     WALK walks_g[FN(TOGETHER)], walks_x[FN(TOGETHER)];
     vec mean[FN(TOGETHER)], rstd[FN(TOGETHER)], c1[FN(TOGETHER)], c2[FN(TOGETHER)], shift[FN(TOGETHER)];
     const vec weight = FN(param_splat)(p->weight, r0, 1);
+    const int asks = past && FN(ASKS_FOR_BOTH);
+    const ptrdiff_t ahead_g = p->ahead * dy.step, ahead_x = p->ahead * x.step;
     UNROLL for (int i = 0; i < rows; i++) {
         gs[i] = dy.base + (r0 + i) * dy.step;
         xs[i] = x.base + (r0 + i) * x.step;
@@ -29,6 +31,8 @@ INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r
         const vec w = weight_along ? FN(fetch_a)(weights, at, k) : weight;
         vec tg = {0}, tgx = {0};
         UNROLL for (int i = 0; i < rows; i++) {
+            if (asks) FN(ask_ahead)(gs[i], at, ahead_g);
+            if (asks) FN(ask_ahead)(xs[i], at, ahead_x);
             const vec g = FN(take)(&walks_g[i], gs[i], at, k, 0), v = FN(take)(&walks_x[i], xs[i], at, k, 0);
             const vec xhat = (centred ? v - mean[i] : v) * rstd[i], gx = g * (shifted ? xhat - shift[i] : xhat);
             if (with_g) tg = i ? tg + g : g;

@@ -23,6 +23,7 @@ INLINE void FN(apply_this_way)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptr
                                int along, int centred, int compensated, int prescaled, int scaled, int weight,
                                int bias) {
     const int weight_along = weight == FN(ALONG), bias_along = bias == FN(ALONG);
+    const ptrdiff_t ahead = past ? p->ahead * x.step : 0;
     const char *xs[FN(MOST_TOGETHER)];
     char *ys[FN(MOST_TOGETHER)];
     WALK walks[FN(MOST_TOGETHER)];
@@ -53,6 +54,7 @@ INLINE void FN(apply_this_way)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptr
         if (weight_along) w = FN(fetch_a)(weights, at, k);
         if (bias_along) b = FN(fetch_a)(biases, at, k);
         UNROLL for (int i = 0; i < rows; i++) {
+            if (past) FN(ask_ahead)(xs[i], at, ahead);
             vec v = FN(take)(&walks[i], xs[i], at, k, 0);
             if (prescaled) v *= along ? pre : prescale[i];
             if (centred) v -= along ? m : mean[i];
@@ -245,9 +247,11 @@ static void FN(apply_far)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, con
 /* `rows`, `has_x`, `centred` (there are mean and c1), `along` (mean, rstd, c1, c2), `scaled` (there is rstd or weight),
  * `weight_along` and a NULL mask are constants wherever this is inlined; a weight that varies along the row must not vary
  * between these rows. */
-INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
-                             const fn_adjoint *p, int past, int has_x, int centred, int along, int scaled,
-                             int weight_along) {
+INLINE void FN(combine_this_way)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
+                                 const fn_adjoint *p, int past, int has_x, int centred, int along, int scaled,
+                                 int weight_along) {
+    const int asks = past && FN(ASKS_FOR_BOTH);
+    const ptrdiff_t ahead_g = p->ahead * dy.step, ahead_x = p->ahead * x.step;
     const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
     char *ds[FN(TOGETHER)];
     WALK walks_g[FN(TOGETHER)], walks_x[FN(TOGETHER)];
@@ -278,6 +282,8 @@ INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, pt
         UNROLL for (int i = 0; i < rows; i++) {
             const uint8_t *inside = FN(mask_row)(mask, r0 + i);
             const vec scale = along ? s : rstd[i];
+            if (asks) FN(ask_ahead)(gs[i], at, ahead_g);
+            if (asks && has_x) FN(ask_ahead)(xs[i], at, ahead_x);
             vec g = has_x ? FN(take)(&walks_g[i], gs[i], at, k, 0) : FN(fetch)(gs[i], at, k, 0);
             if (scaled) g *= weight_along ? w : weight[i];
             vec d = along ? a : c1[i];
@@ -290,6 +296,16 @@ INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, pt
             FN(put_result)(ds[i], at, k, scaled ? of * scale : of, past);
         }
     });
+}
+
+/* the same; NOT_PAST is a constant, so that no loop asks for it */
+INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
+                             const fn_adjoint *p, int past, int has_x, int centred, int along, int scaled,
+                             int weight_along) {
+#define COMBINE(way)                                                                                                   \
+    FN(combine_this_way)(dy, x, mask, dx, r0, rows, n, p, way, has_x, centred, along, scaled, weight_along)
+    past ? COMBINE(past) : COMBINE(FN(NOT_PAST));
+#undef COMBINE
 }
 
 static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n,
