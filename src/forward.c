@@ -132,7 +132,7 @@ void fn_load_given(const fn_job *job, const fn_axis *axis, const ptrdiff_t offse
 /* ---- verbs on blocks -------------------------------------------------------------------------------------------- */
 
 void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_stats *stats, ptrdiff_t stat_step,
-                    int along, fn_worker_state *w) {
+                    int along, ptrdiff_t ahead, fn_worker_state *w) {
     const fn_job *job = f->job;
     const fn_param absent = {0};
     const int has_mean = along || job->centre || job->given;
@@ -144,6 +144,7 @@ void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_st
         .weight = fn_param_at(job, &f->cut, FN_WEIGHT, b->offset, b->width, w->weight),
         .bias = fn_param_at(job, &f->cut, FN_BIAS, b->offset, b->width, w->bias),
         .past = job->past,
+        .ahead = ahead,
     };
     const int varies = b->runs > 1 && (fn_run_axis(job)->stride[FN_WEIGHT] || fn_run_axis(job)->stride[FN_BIAS]);
     ptrdiff_t step;
@@ -210,17 +211,30 @@ static void settle_unit(const fn_forward_job *f, const fn_unit *unit, fn_unit_st
     }
 }
 
-/* y of the unit's blocks from `first` to before `last` */
-static void apply_blocks(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last,
+/* y of the unit's blocks from `first` to before `last`; `ahead` as in fn_affine */
+static void apply_blocks(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t first, ptrdiff_t last, ptrdiff_t ahead,
                          const fn_unit_state *u, fn_worker_state *w) {
     const int together = fn_tiles_adjacent(f->job);
     for (ptrdiff_t i = first, count; i < last; i += count) {
         const fn_block b = fn_cut_blocks(f->job, &f->cut, unit, i, together ? last : i + 1, &count);
-        fn_apply_block(f, &b, &u->stats, 0, f->job->plan.cols, w);
+        fn_apply_block(f, &b, &u->stats, 0, f->job->plan.cols, ahead, w);
     }
 }
 
 /* ---- tasks ------------------------------------------------------------------------------------------------------ */
+
+/* From a unit's chunk to the one of a later unit that is asked for meanwhile, in bytes of x: its first ones. Units whose rows
+ * do not lie between each other's gain nothing by it: they are read in long runs. */
+static ptrdiff_t to_next(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t later) {
+    const fn_cut *cut = &f->cut;
+    const fn_plan *plan = &f->job->plan;
+    if (!f->job->past || plan->cols || !plan->nkept || !plan->nreduced || later < 0 || later >= cut->units) return 0;
+    if (plan->kept[plan->nkept - 1].stride[FN_X] >= plan->reduced[plan->nreduced - 1].stride[FN_X]) return 0;
+    const fn_unit next = fn_cut_unit(f->job, cut, later);
+    const fn_block here = fn_cut_block(f->job, cut, unit, chunk * cut->chunk_blocks);
+    const fn_block there = fn_cut_block(f->job, cut, &next, (cut->chunks - 1 - chunk) * cut->chunk_blocks);
+    return there.offset[FN_X] - here.offset[FN_X];
+}
 
 static void units_abreast(fn_forward_job *f, ptrdiff_t from, ptrdiff_t units, int worker) {
     const fn_cut *cut = &f->cut;
@@ -231,10 +245,12 @@ static void units_abreast(fn_forward_job *f, ptrdiff_t from, ptrdiff_t units, in
         for (ptrdiff_t i = c * cut->chunk_blocks; i < fn_chunk_end(cut, c); i++)
             for (ptrdiff_t j = 0; j < units; j++) moments_of_block(f, &u[j].unit, c, i, &u[j], w);
     for (ptrdiff_t j = 0; j < units; j++) settle_unit(f, &u[j].unit, &u[j]);
+    const ptrdiff_t later = worker ? from - f->abreast : from + units; /* helpers take tasks from the back */
     /* backwards: the last blocks are those still in cache */
     for (ptrdiff_t c = cut->chunks - 1; f->job->data[FN_Y] && c >= 0; c--)
         for (ptrdiff_t j = 0; j < units; j++)
-            apply_blocks(f, &u[j].unit, c * cut->chunk_blocks, fn_chunk_end(cut, c), &u[j], w);
+            apply_blocks(f, &u[j].unit, c * cut->chunk_blocks, fn_chunk_end(cut, c),
+                         to_next(f, &u[j].unit, c, later + j), &u[j], w);
 }
 
 /* whether the verbs can do regions of columns by themselves: nothing is wanted but y and statistics in A */
@@ -307,7 +323,7 @@ static void apply_task(void *context, ptrdiff_t task, int worker) {
     const fn_cut *cut = &f->cut;
     const ptrdiff_t chunk = task % cut->chunks;
     const fn_unit unit = fn_cut_unit(f->job, cut, task / cut->chunks);
-    apply_blocks(f, &unit, chunk * cut->chunk_blocks, fn_chunk_end(cut, chunk), &f->units[task / cut->chunks],
+    apply_blocks(f, &unit, chunk * cut->chunk_blocks, fn_chunk_end(cut, chunk), 0, &f->units[task / cut->chunks],
                  &f->workers[worker]);
     fn_drain(f->job);
 }

@@ -52,9 +52,9 @@ void fn_settle(const fn_job *job, const fn_axis *axis, const ptrdiff_t offset[FN
 /* given statistics instead */
 void fn_load_given(const fn_job *job, const fn_axis *axis, const ptrdiff_t offset[FN_NOPERANDS], ptrdiff_t n,
                    fn_slot_stats *stats);
-/* y of a block; the statistics vary along the row, or by `stat_step` from row to row */
+/* y of a block; the statistics vary along the row, or by `stat_step` from row to row; `ahead` as in fn_affine */
 void fn_apply_block(const fn_forward_job *f, const fn_block *b, const fn_slot_stats *stats, ptrdiff_t stat_step,
-                    int along, fn_worker_state *w);
+                    int along, ptrdiff_t ahead, fn_worker_state *w);
 
 /* Many slices of a row, or of a few (fn_rows_of_slice): whether the verbs can do them by themselves, for which it merges rows;
  * and a task. */

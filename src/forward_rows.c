@@ -108,7 +108,7 @@ void fn_many_rows(void *context, ptrdiff_t chunk, int worker) {
             job->verbs->moments_rows(x, mask, b.rows, x.step, mask.step, 1, b.width, fn_wanted(job), u->chunk);
             fn_settle(job, axis, b.offset, b.rows, u->chunk, &u->stats);
         }
-        if (job->data[FN_Y]) fn_apply_block(f, &b, &u->stats, 1, 0, w);
+        if (job->data[FN_Y]) fn_apply_block(f, &b, &u->stats, 1, 0, 0, w);
     }
     fn_drain(job);
 }

@@ -82,7 +82,7 @@ typedef struct {
     fn_param prescale;         /* a power of two that brings extreme slices into A's range; NULL: 1 */
     fn_param weight, bias;     /* NULL: 1 and 0 */
     int past;        /* y goes past the caches, if its rows begin and end at multiples of 16 bytes; `drain` follows */
-    ptrdiff_t ahead; /* past: x is asked for so many rows ahead */
+    ptrdiff_t ahead; /* past: x is asked for so many bytes ahead of where it is read; 0: it is not */
 } fn_affine;
 
 enum { FN_MOST_PER = 64 }; /* the most rows of a slice where many slices go through one call */
@@ -109,7 +109,7 @@ typedef struct {
     fn_param weight;             /* NULL: 1 */
     int without_g;               /* combine_cols: the sums of dy are not wanted */
     int past;                    /* dx, as in fn_affine */
-    ptrdiff_t ahead;             /* the same of dy and x */
+    ptrdiff_t ahead, ahead_dy;   /* the same of x, and of dy */
 } fn_adjoint;
 
 typedef struct {

@@ -70,7 +70,7 @@ INLINE ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrd
                              .rstd = {rstd, 1, 0},
                              .weight = FN(param_from)(p->weight, r, 0),
                              .bias = FN(param_from)(p->bias, r, 0),
-                             .ahead = FN(rows_ahead)(past, k, n)};
+                             .ahead = FN(rows_ahead)(past, k, n) * x.step};
         for (ptrdiff_t i = 0; i < k; i++) {
             if (centre && low[i] != 0)
                 FN(apply_rows)(from, to, i, 1, n, &q, past, 0, 1, 1, 0, 1, weight, bias);
@@ -118,7 +118,7 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
                              .weight = FN(param_from)(p->weight, s * per, 0),
                              .bias = FN(param_from)(p->bias, s * per, 0),
                              .past = p->past,
-                             .ahead = FN(rows_ahead)(p->past, k * per, n)};
+                             .ahead = FN(rows_ahead)(p->past, k * per, n) * x.step};
         FN(apply)(from, fn_tile_from(y, s * per), k * per, n, &q);
     }
     return slices;
@@ -262,7 +262,8 @@ static ptrdiff_t FN(adjoint_each)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
         const fn_adjoint q = {.rstd = {p->fresh ? of.rstd : (const A *)p->rstd + r, 1, 0},
                               .c2 = {of.c2, 1, 0},
                               .weight = FN(param_from)(p->weight, r, 0),
-                              .ahead = FN(rows_ahead)(past, k, n)};
+                              .ahead = FN(rows_ahead)(past, k, n) * x.step,
+                              .ahead_dy = FN(rows_ahead)(past, k, n) * dy.step};
         const ptrdiff_t few = FN(is_few)(n) && !past ? FN(combine_short)(of_dy, of_x, of_dx, safe, n, &q) : 0;
         for (ptrdiff_t i = few; i < safe; i++)
             FN(combine_rows)(of_dy, of_x, none, of_dx, i, 1, n, &q, past, 1, 0, 0, 1, 0);
@@ -320,7 +321,8 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
                               .weight = weight,
                               .without_g = p->without_g,
                               .past = p->past,
-                              .ahead = FN(rows_ahead)(past, rows, n)};
+                              .ahead = FN(rows_ahead)(past, rows, n) * x.step,
+                              .ahead_dy = FN(rows_ahead)(past, rows, n) * dy.step};
         if (p->work)
             FN(combine_cols)(of_dy, of_x, of_dx, rows, n, &q, p->work);
         else

@@ -13,7 +13,7 @@ INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r
     vec mean[FN(TOGETHER)], rstd[FN(TOGETHER)], c1[FN(TOGETHER)], c2[FN(TOGETHER)], shift[FN(TOGETHER)];
     const vec weight = FN(param_splat)(p->weight, r0, 1);
     const int asks = past && FN(ASKS_FOR_BOTH);
-    const ptrdiff_t ahead_g = p->ahead * dy.step, ahead_x = p->ahead * x.step;
+    const ptrdiff_t ahead_x = p->ahead, ahead_g = p->ahead_dy;
     UNROLL for (int i = 0; i < rows; i++) {
         gs[i] = dy.base + (r0 + i) * dy.step;
         xs[i] = x.base + (r0 + i) * x.step;

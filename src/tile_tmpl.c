@@ -23,7 +23,7 @@ INLINE void FN(apply_this_way)(fn_tile x, fn_tile y, ptrdiff_t r0, int rows, ptr
                                int along, int centred, int compensated, int prescaled, int scaled, int weight,
                                int bias) {
     const int weight_along = weight == FN(ALONG), bias_along = bias == FN(ALONG);
-    const ptrdiff_t ahead = past ? p->ahead * x.step : 0;
+    const ptrdiff_t ahead = p->ahead;
     const char *xs[FN(MOST_TOGETHER)];
     char *ys[FN(MOST_TOGETHER)];
     WALK walks[FN(MOST_TOGETHER)];
@@ -251,7 +251,7 @@ INLINE void FN(combine_this_way)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx
                                  const fn_adjoint *p, int past, int has_x, int centred, int along, int scaled,
                                  int weight_along) {
     const int asks = past && FN(ASKS_FOR_BOTH);
-    const ptrdiff_t ahead_g = p->ahead * dy.step, ahead_x = p->ahead * x.step;
+    const ptrdiff_t ahead_x = p->ahead, ahead_g = p->ahead_dy;
     const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
     char *ds[FN(TOGETHER)];
     WALK walks_g[FN(TOGETHER)], walks_x[FN(TOGETHER)];
