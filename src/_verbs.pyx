@@ -150,14 +150,14 @@ include "plans.pxi"
 # ---- verbs ------------------------------------------------------------------------------------------------------
 
 cdef class Verbs:
-    """The verbs of one dtype on one tier. `past`: results go past the caches.
+    """The verbs of one dtype on one tier. `past`: results go past the caches (2: from memory).
 
     across : bool
         Those for rows that stand across cache lines, where the tier has some.
     """
 
     cdef const fn_verbs *verbs
-    cdef public bint past
+    cdef public int past
     cdef readonly bint across
 
     def __init__(self, tier, int code, bint across=False):

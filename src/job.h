@@ -167,8 +167,8 @@ size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand);
 int fn_tile_adjacent(const fn_job *job, int operand); /* the tiles stand in the array itself */
 int fn_tiles_adjacent(const fn_job *job);             /* those of all arrays that there are */
 
-/* Whether the result goes past the caches: large, adjacent along the row, and not written over an input, which is in cache
- * when it is overwritten. */
+/* Whether the result goes past the caches, and FN_FROM_MEMORY: large, adjacent along the row, and not written over an input,
+ * which is in cache when it is overwritten. */
 int fn_goes_past(const fn_job *job);
 /* at the end of every task that writes such a result */
 static inline void fn_drain(const fn_job *job) {

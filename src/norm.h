@@ -65,7 +65,8 @@ static inline fn_moments fn_moments_at(fn_moments m, ptrdiff_t i) {
     return (fn_moments){m.count + i, m.mean + i, m.comp + i, m.m2 + i, m.low ? m.low + i : NULL};
 }
 
-enum { FN_MEAN = 2 }; /* see moments_rows */
+enum { FN_MEAN = 2 };        /* see moments_rows */
+enum { FN_FROM_MEMORY = 2 }; /* of `past`: what the result comes from is not in the last cache either */
 
 /* The sums of the backward, g = dy * w and xhat = (x - mean) * rstd: sum g, sum g * xhat, sum xhat. */
 typedef struct {

@@ -62,11 +62,12 @@ size_t fn_tile_bytes(const fn_job *job, const fn_cut *cut, int operand) {
 int fn_goes_past(const fn_job *job) {
     const ptrdiff_t elements = job->plan.regions * job->plan.rows * job->plan.n;
     const ptrdiff_t arrays = 1 + (job->data[FN_X] != NULL) + (job->data[FN_DY] != NULL);
+    const ptrdiff_t bytes = elements * arrays * (ptrdiff_t)job->verbs->size;
     const ptrdiff_t alone = arrays == 3 ? PAST_OF_THREE_BYTES : PAST_BYTES;
     const ptrdiff_t least = job->threads > 1 ? PAST_SHARED_BYTES : alone;
     const char *y = job->data[FN_Y];
-    return y && elements * arrays * (ptrdiff_t)job->verbs->size >= least && fn_tile_adjacent(job, FN_Y) &&
-           y != job->data[FN_X] && y != job->data[FN_DY];
+    if (!y || !fn_tile_adjacent(job, FN_Y) || y == job->data[FN_X] || y == job->data[FN_DY]) return 0;
+    return bytes < least ? 0 : bytes < PAST_SHARED_BYTES ? 1 : FN_FROM_MEMORY;
 }
 
 static void copy_strided(char *to, ptrdiff_t to_step, const char *from, ptrdiff_t from_step, ptrdiff_t n,

@@ -7,7 +7,7 @@ enum {
     FN(FOUR_BYTES) = 4096,       /* of a row: longer ones are taken one by one, as four leave the first cache */
     FN(BACKWARD_BYTES) = sizeof(A) == 8 ? 16384 : 24576,
     FN(SUMMED_BYTES) = 196608, /* the same with sums of columns: from the second cache, but several rows at once */
-    FN(PAST_BYTES) = 393216,   /* the same where dx goes past the caches: memory turns seldom from reading to writing */
+    FN(PAST_BYTES) = 393216, /* the same where all is in memory, which then turns from reading to writing less often */
     FN(PRODUCTS_BYTES) = 10240, /* of x, in a tile without a mean, whose scalars are taken together */
     FN(AHEAD_BYTES) = 16384,
 };
@@ -244,13 +244,26 @@ INLINE ptrdiff_t FN(divide_products)(ptrdiff_t k, ptrdiff_t n, const fn_slices *
     return i;
 }
 
+/* whether tiles are to be large: see PAST_BYTES and ask_ahead */
+INLINE int FN(from_memory)(const fn_slices *p, int past) {
+    return past && p->past == FN_FROM_MEMORY && !FN(ASKS_FOR_BOTH);
+}
+/* Slices of a tile of adjoint_rows. With sums of columns a large one must be of pairs of rows as a small one is: they are added
+ * up by pairs, and what goes past the caches depends on the threads. */
+INLINE ptrdiff_t FN(slices_of_tile)(const fn_slices *p, ptrdiff_t n, int past) {
+    ptrdiff_t most = FN(slices_together)(p->per, n, (p->work ? FN(SUMMED_BYTES) : FN(BACKWARD_BYTES)) / 3);
+    const ptrdiff_t large = FN(slices_together)(p->per, n, FN(PAST_BYTES) / 3);
+    if (p->work && most < FN_TOGETHER) most = FN_TOGETHER; /* per is 1 then */
+    return FN(from_memory)(p, past) && !(p->work && (most | large) % FN_TOGETHER) ? large : most;
+}
+
 /* dx of slices of one row without mean or varying weight, some rows after the other, by their undivided products. Returns
  * how many are done: the next one's are not safe. */
 static ptrdiff_t FN(adjoint_each)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t first, ptrdiff_t slices, ptrdiff_t n,
                                   const fn_slices *p, int past, FN(undivided) of) {
     const fn_tile none = {0};
-    const int large = past && !FN(ASKS_FOR_BOTH);
-    const ptrdiff_t most = FN(slices_together)(1, n, large ? FN(PAST_BYTES) / 3 : FN(PRODUCTS_BYTES));
+    const ptrdiff_t bytes = FN(from_memory)(p, past) ? FN(PAST_BYTES) / 3 : FN(PRODUCTS_BYTES);
+    const ptrdiff_t most = FN(slices_together)(1, n, bytes);
     ptrdiff_t r = first;
     for (ptrdiff_t k, safe; r < slices; r += safe) {
         k = slices - r < most ? slices - r : most;
@@ -286,10 +299,7 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     const fn_tile none = {0};
     const fn_param absent = {0};
     const int past = FN(way_past)(p->past, dx, slices * p->per, n);
-    const ptrdiff_t near = p->work ? FN(SUMMED_BYTES) : FN(BACKWARD_BYTES);
-    const ptrdiff_t per = p->per, bytes = past && !FN(ASKS_FOR_BOTH) ? FN(PAST_BYTES) : near;
-    ptrdiff_t most = FN(slices_together)(per, n, bytes / 3);
-    if (p->work && most < FN_TOGETHER) most = FN_TOGETHER; /* per is 1 then */
+    const ptrdiff_t per = p->per, most = FN(slices_of_tile)(p, n, past);
     const int with_g = p->mean || p->centre || p->sums.g;
     const int undivided = p->undivided && per == 1 && !(p->weight.a && p->weight.along);
     for (ptrdiff_t s = 0, k; s < slices; s += k) {

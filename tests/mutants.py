@@ -52,6 +52,7 @@ MUTANTS = {  # name: (file, text, what stands there instead)
     "rows' sums that left the range left so": ("src/summing_tmpl.c", "if (!all) FN(resum_rows)", "if (0) FN(resum_rows)"),
     "a bias of each row without its sums": ("src/slices_tmpl.c", "p->mean || p->centre || p->sums.g;", "p->mean || p->centre;"),
     "a bias without its columns' sums": ("src/backward_unit.c", ".without_g = !job->dbias,", ".without_g = 1,"),
+    "large tiles of other pairs of rows": ("src/slices_tmpl.c", "&& !(p->work && (most | large) % FN_TOGETHER) ? large", "? large"),
     "turned tiles of another's steps": ("src/narrow_tmpl.c", "(fn_runs){rows, x->step, dy->step, y->step};", "(fn_runs){rows, x->step, x->step, y->step};"),
     "runs of a weight by row taken together": ("src/forward.c", "!p.weight.step && !p.bias.step && ", ""),
     "longer blocks of rows that do not adjoin": ("src/job.c", "fn_tile_adjacent(job, o) && rows->stride[o] != row_bytes) return 1;", "0) return 1;"),

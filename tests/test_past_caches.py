@@ -59,8 +59,10 @@ def results(verbs, dy, x, stats, weight, misaligned):
         dy, x, dx, np.empty((3, rows)), **dict.fromkeys(scalars, along), weight=per_row))  # fmt: skip
     run("adjoint", lambda dx: verbs.adjoint_rows(
         dy, x, dx, 1, True, np.empty((3, rows)), stats, stats, none))  # fmt: skip
+    sums = work()
     run("adjoint columns", lambda dx: verbs.adjoint_rows(
-        dy, x, dx, 1, True, np.empty((3, rows)), stats, stats, along, work()))  # fmt: skip
+        dy, x, dx, 1, True, np.empty((3, rows)), stats, stats, along, sums))  # fmt: skip
+    out["sums of columns"] = sums
     run("adjoint fresh", lambda dx: verbs.adjoint_rows(
         dy, x, dx, 1, False, scratch(), None, None, none))  # fmt: skip
     return out
@@ -73,9 +75,10 @@ def test_every_verb(tier, kind, misaligned, rng):
     if misaligned % np.dtype(kind.storage).itemsize:
         pytest.skip("arrays are aligned to their elements")
     plain, past = kind.verbs(tier), kind.verbs(tier)
-    past.past = True
-    for rows in (1, 4, 11):
-        for n in (ROW, 4 * ROW, ROW + 8, ROW + 12, 8, 5):
+    shapes = [(rows, n) for rows in (1, 4, 11) for n in (ROW, 4 * ROW, ROW + 8, ROW + 12, 8, 5)]
+    # from memory, in larger tiles: rows of which a small one has three, or one
+    for past.past, of in (1, shapes), (2, [*shapes, (11, 5120), (7, 12288)]):
+        for rows, n in of:
             dy, x = make_values(rng, (rows, n), kind), make_values(rng, (rows, n), kind)
             stats = (1 + rng.random(rows)).astype(kind.compute)
             weight = rng.standard_normal(n).astype(kind.compute)
