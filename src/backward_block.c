@@ -144,7 +144,7 @@ int fn_sums_rows(const fn_backward_job *b) {
     if (!b->from_elements || b->direct || !job->plan.cols || !b->has_x || !job->scale || job->given ||
         job->data[FN_MASK])
         return 0;
-    if (dx == job->data[FN_DY] || dx == job->data[FN_X]) return 0;
+    if (dx == job->data[FN_DY] || dx == job->data[FN_X] || b->cut.block_runs > 1) return 0;
     return !(job->dweight && fn_along_row(job, FN_DWEIGHT)) && !(job->dbias && fn_along_row(job, FN_DBIAS)) &&
            !(job->data[FN_WEIGHT] && fn_along_row(job, FN_WEIGHT));
 }

@@ -254,7 +254,7 @@ void fn_combine_blocks(const fn_backward_job *b, const fn_unit *unit, ptrdiff_t 
     for (ptrdiff_t i = first, count; i < last; i += count) {
         const fn_block k = fn_cut_blocks(b->job, &b->cut, unit, i, together ? last : i + 1, &count);
         const fn_inputs in = fn_inputs_of(b, &k, w);
-        if (b->sums_rows && k.runs == 1) {
+        if (b->sums_rows) {
             fn_combine_and_sum(b, &k, &in, u, w, part);
             continue;
         }

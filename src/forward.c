@@ -223,12 +223,14 @@ static void apply_blocks(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t
 
 /* ---- tasks ------------------------------------------------------------------------------------------------------ */
 
-/* From a unit's chunk to the one of a later unit that is asked for meanwhile, in bytes of x: its first ones. Units whose rows
- * do not lie between each other's gain nothing by it: they are read in long runs. */
+/* While results go past the caches chunk by chunk, backwards, x of the unit that comes `abreast` later is asked for, forwards:
+ * from a chunk to the one of that, in bytes. Not where each unit's rows follow one another, as a group's: these are read in
+ * long runs, and gain nothing. */
 static ptrdiff_t to_next(const fn_forward_job *f, const fn_unit *unit, ptrdiff_t chunk, ptrdiff_t later) {
     const fn_cut *cut = &f->cut;
     const fn_plan *plan = &f->job->plan;
-    if (!f->job->past || plan->cols || !plan->nkept || !plan->nreduced || later < 0 || later >= cut->units) return 0;
+    if (!f->job->past || !fn_tile_adjacent(f->job, FN_X) || later < 0 || later >= cut->units) return 0;
+    if (plan->cols || !plan->nkept || !plan->nreduced) return 0;
     if (plan->kept[plan->nkept - 1].stride[FN_X] >= plan->reduced[plan->nreduced - 1].stride[FN_X]) return 0;
     const fn_unit next = fn_cut_unit(f->job, cut, later);
     const fn_block here = fn_cut_block(f->job, cut, unit, chunk * cut->chunk_blocks);

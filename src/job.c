@@ -34,7 +34,7 @@ enum {
      * short, as then it takes more side by side. A unit of them: so many, as long as their x has so many bytes, or of so many
      * bytes of input, or this share of all, which leaves the threads enough; and it stays in L2 itself. But a few where rows
      * are large, whatever L2 holds: they are read in long runs without company, and the result is written backwards, from
-     * what is still there, the more the fewer they are: three in the backward, so many bytes of adjoining rows before. */
+     * what is still there; three in the backward, and so many as have LARGE_RUN bytes of adjoining rows in the forward. */
     INTERLEAVED_SLICE = 262144,
     INTERLEAVED_SHORT_SLICE = 32768,
     INTERLEAVED_LONG_ROW = 4096,
@@ -124,7 +124,7 @@ static int is_interleaved(const fn_job *job) {
 }
 
 /* So many rows of columns are taken as one. It must be 1 wherever the verbs that sum do not do so (narrow_tmpl.c): the blocks
- * would be too long for one sum. Rows whose columns stand apart adjoin where they are copied to. */
+ * would be too long for one sum. Rows whose columns stand apart are copied, and adjoin there. */
 static ptrdiff_t rows_in_one(const fn_job *job) {
     const fn_plan *plan = &job->plan;
     const fn_axis *rows = plan->nreduced ? &plan->reduced[plan->nreduced - 1] : &plan->inner;
@@ -142,7 +142,8 @@ static ptrdiff_t runs_in_block(const fn_job *job, ptrdiff_t run_bytes) {
     if (plan->nreduced < 2 || job->data[FN_MASK]) return 1;
     for (int o = FN_WEIGHT; job->data[FN_DY] && o < FN_NOPERANDS; o++)
         if (fn_down_rows(job, o)) return 1;
-    const ptrdiff_t len = plan->reduced[plan->nreduced - 1].len, in_one = min(rows_in_one(job), len);
+    const ptrdiff_t len = plan->reduced[plan->nreduced - 1].len;
+    const ptrdiff_t in_one = fn_rows_left_few(len, min(rows_in_one(job), len));
     const ptrdiff_t most = min(FN_BLOCK_ROWS * in_one / len, COLS_BLOCK_BYTES / run_bytes);
     return even(fn_run_axis(job)->len, most);
 }

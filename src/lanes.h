@@ -133,9 +133,9 @@ INLINE void FN(put_result)(char *row, ptrdiff_t at, ptrdiff_t k, vec v, int past
     else
         STREAM16N(p, v, k);
 }
-/* Asks for what is read later, while a result goes past the caches: memory would rest from reading meanwhile, and rows are
- * normalized 1.2 to 1.6 times as fast. What is in the last cache gains nothing by it. The backward's two inputs come more
- * slowly so, unless they are of 16 bits, whose arithmetic takes longer than memory; others are taken in large tiles. */
+/* Asks for what is read later, while a result goes past the caches: memory would rest from reading meanwhile. What is in the
+ * last cache gains nothing by it. The backward's two inputs come more slowly so, unless they are of 16 bits, whose arithmetic
+ * takes longer than memory; wider ones are taken in large tiles instead (PAST_BYTES in slices_tmpl.c). */
 enum { FN(ASKS_FOR_BOTH) = sizeof(T) == 2 };
 INLINE void FN(ask_ahead)(const char *row, ptrdiff_t at, ptrdiff_t bytes) {
     if (bytes)

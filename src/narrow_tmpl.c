@@ -23,9 +23,7 @@ INLINE ptrdiff_t FN(rows_in_one)(fn_runs runs, ptrdiff_t rows, ptrdiff_t n) {
     const ptrdiff_t fit = fn_rows_in_one(n * (ptrdiff_t)sizeof(A));
     if (fit == 1) return 0;
     const ptrdiff_t worth = runs.count * rows / FN(WIDE_ROWS), some = worth < fit ? worth : fit;
-    if (some < 2 || rows < 2) return 0;
-    if (rows % some <= rows / some) return some;
-    return rows / ((rows + some - 1) / some); /* so that fewer are left over than make wide ones */
+    return some < 2 || rows < 2 ? 0 : fn_rows_left_few(rows, some);
 }
 
 /* Tiles of fewer rows than there are tiles as others, which have one row of each of them. */

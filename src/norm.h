@@ -30,6 +30,10 @@ enum { FN_NARROW_BYTES = 128, FN_NARROW_RAGGED = 255, FN_WIDE_BYTES = 512 };
 static inline ptrdiff_t fn_rows_in_one(ptrdiff_t row_bytes) {
     return row_bytes <= (row_bytes % 64 ? FN_NARROW_RAGGED : FN_NARROW_BYTES) ? FN_WIDE_BYTES / row_bytes : 1;
 }
+/* `some` of them or a few less, so that of so many rows fewer are left over than make wide ones */
+static inline ptrdiff_t fn_rows_left_few(ptrdiff_t rows, ptrdiff_t some) {
+    return rows % some <= rows / some ? some : rows / ((rows + some - 1) / some);
+}
 
 /* A tile in memory: element (r, j) stands at base + r * step + j * sizeof(T). base NULL: there is none. */
 typedef struct {
@@ -108,7 +112,7 @@ typedef struct {
                                   * rstd NULL, not along the row and without x: 1 */
     fn_param shift;              /* combine_cols, by row, and combine_dots, along it: as in fn_dots */
     fn_param weight;             /* NULL: 1 */
-    int without_g;               /* combine_cols: the sums of dy are not wanted */
+    int without_g;               /* combine_cols: the sums of dy are not wanted, and may be anything */
     int past;                    /* dx, as in fn_affine */
     ptrdiff_t ahead, ahead_dy;   /* the same of x, and of dy */
 } fn_adjoint;
@@ -197,7 +201,8 @@ typedef struct fn_verbs {
     /* per row, with xhat = (x - mean) * rstd and g = dy * weight:
      *     out.g = sum g; out.gx = sum g * (xhat - shift); out.x = sum xhat
      * out.x is 0 where the mean is 0 (no rounding of it is to be corrected), and left alone where the mean varies along
-     * the row. Without x only out.g is written; without a mean out.g may be NULL: not wanted. */
+     * the row. Without x only out.g is written. out.g may be NULL, not wanted, where there are x and
+     * rstd by row, but no mean, shift or mask. */
     void (*dots_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, fn_sums out);
 
     /* the same down each column, added to `out`; out.x only where the mean varies along the row, that is by column.
@@ -224,7 +229,7 @@ typedef struct fn_verbs {
 
     /* combine where all but the weight varies by column, and the weight by row; and per row, as dots_rows, without the weight:
      *     out.g = sum dy; out.gx = sum dy * (xhat - shift)
-     * Rows of one block's bytes at most; dx may be neither dy nor x. */
+     * All but the weight and the shift must be there. Rows of one block's bytes at most; dx may overlap neither dy nor x. */
     void (*combine_dots)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
                          fn_sums out);
 

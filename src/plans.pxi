@@ -47,6 +47,7 @@ def cut(axes, ptrdiff_t size, ptrdiff_t compute_size, bint backward=False):
     memset(&verbs, 0, sizeof(verbs))
     verbs.size, verbs.compute_size = size, compute_size
     job.verbs = &verbs
+    job.data[0] = <char *> &job  # where x begins
     if backward:
         job.data[FN_DY] = <char *> &job  # there is one, nobody looks at it
     make_plan(&job.plan, c_axes, axes, size)
@@ -57,7 +58,7 @@ def cut(axes, ptrdiff_t size, ptrdiff_t compute_size, bint backward=False):
         unit = fn_cut_unit(&job, &c, u)
         for b in range(c.blocks):
             if c.interleaved:
-                start = <ptrdiff_t> fn_interleaved_row(&job, &unit, b, 0).base  # as x begins at 0
+                start = fn_interleaved_row(&job, &unit, b, 0).base - job.data[0]
                 blocks.append((u, b // c.chunk_blocks, 1, unit.slices, unit.width, start, 0, row_step, column_step))
                 continue
             block = fn_cut_block(&job, &c, &unit, b)

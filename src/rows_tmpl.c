@@ -256,7 +256,7 @@ static void FN(dots_long_rows)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t ro
                                .weight = FN(param_from)(p->weight, r, at)};
             FN(dots_rows)(FN(tile_at)(dy, r, at, sizeof(T)), FN(tile_at)(x, r, at, sizeof(T)),
                           FN(tile_at)(mask, r, at, 1), 1, n - at < most ? n - at : most, &q,
-                          (fn_sums){of, of + 1, of + 2});
+                          (fn_sums){out.g ? of : NULL, of + 1, of + 2});
             g += of[0];
             gx += of[1];
             sx += of[2];

@@ -21,8 +21,10 @@ INLINE ptrdiff_t FN(slices_together)(ptrdiff_t per, ptrdiff_t n, ptrdiff_t bytes
 /* How many rows ahead to ask for while `rows` of them are written past the caches: those of the next tile, or some tiles of
  * few bytes on. Rows that are longer than that are long enough to be read by themselves. */
 INLINE ptrdiff_t FN(rows_ahead)(int past, ptrdiff_t rows, ptrdiff_t n) {
-    const ptrdiff_t row_bytes = n * (ptrdiff_t)sizeof(T), least = (FN(AHEAD_BYTES) + row_bytes - 1) / row_bytes;
-    return !past || row_bytes > FN(AHEAD_BYTES) ? 0 : rows > least ? rows : least;
+    const ptrdiff_t row_bytes = n * (ptrdiff_t)sizeof(T);
+    if (!past || row_bytes > FN(AHEAD_BYTES)) return 0;
+    const ptrdiff_t least = (FN(AHEAD_BYTES) + row_bytes - 1) / row_bytes;
+    return rows > least ? rows : least;
 }
 /* for each row: its slice's value, in `to` unless that is the same */
 INLINE fn_param FN(by_row)(const A *of_slices, ptrdiff_t slices, ptrdiff_t per, A *to) {

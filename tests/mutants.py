@@ -27,6 +27,7 @@ TESTS = [
     "test_precision.py",
     "test_not_finite.py",
     "test_fuzz.py",
+    "test_plan.py",
 ]
 
 MUTANTS = {  # name: (file, text, what stands there instead)

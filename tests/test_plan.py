@@ -203,7 +203,11 @@ def test_the_most_dimensions():
 
 BLOCK_BYTES, BLOCK_ROWS = 16384, 128  # norm.h: what one accumulation may span
 LONG_ROW = 131072  # job.c: of slices that are taken whole
-NARROW_BYTES, WIDE_BYTES = 128, 512  # and below which width adjoining rows are taken several as a wide one
+NARROW_BYTES, RAGGED_BYTES, WIDE_BYTES = (
+    128,
+    255,
+    512,
+)  # adjoining rows of so few are taken several as a wide one
 
 
 def elements_of(block):
@@ -220,13 +224,15 @@ def check_blocks(x, reduced, compute_size, backward):
     visited = np.concatenate([elements_of(block) for block in c["blocks"]])
     np.testing.assert_array_equal(np.sort(visited), np.sort(offsets(axes, "x")))
     cols = plan(axes, x.itemsize)["cols"]
-    for _, chunk, runs, rows, width, _, _, row_step, _ in c["blocks"]:
+    for _, chunk, runs, rows, width, _, _, row_step, column_step in c["blocks"]:
         assert 0 <= chunk < c["chunks"]
         row_bytes = width * compute_size
-        assert runs == 1 or (cols and runs * rows <= BLOCK_ROWS)
+        assert runs == 1 or cols
         if cols:
-            narrow = row_bytes < NARROW_BYTES and row_step == width * x.itemsize
-            assert rows <= BLOCK_ROWS * (WIDE_BYTES // row_bytes if narrow else 1)
+            adjoin = column_step != x.itemsize or row_step == width * x.itemsize  # columns apart are copied
+            narrow = adjoin and row_bytes <= (RAGGED_BYTES if row_bytes % 64 else NARROW_BYTES)
+            in_one = WIDE_BYTES // row_bytes if narrow else 1
+            assert runs * rows <= BLOCK_ROWS * (in_one if runs == 1 else min(in_one, rows))
         elif c["whole_rows"]:  # of slices; the verbs cut a row that is longer than one accumulation may span
             assert row_bytes <= LONG_ROW
         else:
@@ -244,7 +250,11 @@ def check_blocks(x, reduced, compute_size, backward):
 )  # fmt: skip
 @pytest.mark.parametrize(("size", "compute"), [(4, 4), (8, 8), (2, 4)])
 def test_blocks_of_large_arrays(shape, reduced, size, compute, backward):
-    check_blocks(np.empty(shape, f"u{size}"), reduced, compute, backward)
+    x = np.empty(shape, f"u{size}")
+    check_blocks(x, reduced, compute, backward)
+    wide = np.empty((*shape[:-1], 2 * shape[-1]), x.dtype)
+    check_blocks(wide[..., : shape[-1]], reduced, compute, backward)  # rows that do not adjoin
+    check_blocks(wide[..., ::2], reduced, compute, backward)
 
 
 @given(walks(), st.sampled_from([(4, 4), (8, 8), (2, 4)]), st.booleans())
