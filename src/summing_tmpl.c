@@ -1,4 +1,4 @@
-/* The verbs that write dx and take the sums of parameters' gradients on the way. Written once in T; norm.c includes this file
+/* The verbs that write dx and take the sums of parameters' gradients on the way, and those that carry such sums. Written once in T; norm.c includes this file
  * once per dtype. */
 
 enum { FN(DOTS_TOGETHER) = VBYTES == 64 ? 2 : 1 }; /* rows of combine_dots whose sums fit the registers */
@@ -136,4 +136,73 @@ static void FN(combine_dots)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
     int all = 1;
     for (r = 0; r < rows; r++) all &= (out.g[r] - out.g[r] == 0) & (out.gx[r] - out.gx[r] == 0);
     if (!all) FN(resum_rows)(dy, x, none, rows, n, &dots, out);
+}
+
+/* into[i] += those of `fold` sums after another that are finite; `all` are. The same bits whatever others are. */
+INLINE void FN(carry)(ptrdiff_t n, ptrdiff_t fold, int all, const A *sums, double *into) {
+    for (ptrdiff_t i = 0; i < n / fold; i++) {
+        double sum = FN(sum_of)(sums + i * fold, fold);
+        if (!all && sum - sum != 0) {
+            sum = 0;
+            for (ptrdiff_t j = i * fold; j < (i + 1) * fold; j++) sum += FN(is_finite)(sums[j]) ? (double)sums[j] : 0;
+        }
+        into[i] += sum;
+    }
+}
+
+static int FN(carry_cols)(ptrdiff_t n, ptrdiff_t fold, void *work, fn_sums out) {
+    A *sg = work, *sgx = sg + n;
+    const int all = FN(all_finite)(2 * n, sg);
+    if (fold == 1) {
+        FN(carry)(n, 1, all, sg, out.g);
+        FN(carry)(n, 1, all, sgx, out.gx);
+    } else {
+        FN(carry)(n, fold, all, sg, out.g);
+        FN(carry)(n, fold, all, sgx, out.gx);
+    }
+    if (all) memset(work, 0, 2 * (size_t)n * sizeof(A));
+    return !all;
+}
+
+static int FN(finish_cols)(ptrdiff_t n, const void *work, void *g, void *gx) {
+    const A *sums = work;
+    if (!FN(all_finite)(2 * n, sums)) return 1;
+    if (g) memcpy(g, sums, (size_t)n * sizeof(A));
+    if (gx) memcpy(gx, sums + n, (size_t)n * sizeof(A));
+    return 0;
+}
+
+/* whether some sum that is not finite may still change `into`, which is not NaN there */
+static int FN(any_left)(ptrdiff_t n, ptrdiff_t fold, const A *sums, const double *into) {
+    int any = 0;
+    for (ptrdiff_t j = 0; j < n; j++) any |= !FN(is_finite)(sums[j]) & (into[j / fold] == into[j / fold]);
+    return any;
+}
+
+/* the sums of columns in p->work that are not finite, from these slices */
+static void FN(resum_cols)(fn_tile dy, fn_tile x, ptrdiff_t slices, ptrdiff_t n, const fn_slices *p, fn_sums out) {
+    const ptrdiff_t per = p->per, fold = p->fold;
+    const fn_tile none = {0};
+    const A *sg = p->work, *sgx = sg + n, *mean = p->mean, *rstd = p->rstd;
+    for (ptrdiff_t s = 0; s < slices; s++) {
+        if (!FN(any_left)(n, fold, sg, out.g) && !FN(any_left)(n, fold, sgx, out.gx)) return;
+        const fn_tile of_dy = fn_tile_from(dy, s * per), of_x = fn_tile_from(x, s * per);
+        double sum = 0;
+        for (ptrdiff_t r = 0; p->centre && r < per; r++)
+            for (ptrdiff_t j = 0; j < n; j++)
+                sum += (double)LOAD1(of_x.base + r * x.step + j * (ptrdiff_t)sizeof(T)) - (double)mean[s];
+        const A shift = (A)(sum * (double)rstd[s] / ((double)per * (double)n));
+        const fn_dots q = {.mean = {mean ? mean + s : NULL, 0, 0}, .rstd = {rstd + s, 0, 0}, .shift = {&shift, 0, 0}};
+        for (ptrdiff_t j = 0; j < n; j++) {
+            double g = (double)sg[j], gx = (double)sgx[j];
+            if (!FN(is_finite)(sg[j])) {
+                g = (double)FN(resum)(of_dy, none, none, 0, per, j, j + 1, &q);
+                out.g[j / fold] += g;
+            }
+            if (!FN(is_finite)(sgx[j])) {
+                gx = (double)FN(resum)(of_dy, of_x, none, 0, per, j, j + 1, &q);
+                out.gx[j / fold] += gx;
+            }
+        }
+    }
 }

@@ -90,7 +90,8 @@ INLINE int FN(any_comp)(const fn_affine *p, ptrdiff_t rows, ptrdiff_t n) {
     for (; r + R <= rows; r += R) FN(apply_rows)(x, y, r, R, n, p, past, __VA_ARGS__)
 #define APPLY_EACH(...) APPLY_TOGETHER(1, __VA_ARGS__)
 
-static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
+/* one tile as it stands */
+static void FN(apply_tile)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
     enum { R = FN(TOGETHER), MOST = FN(MOST_TOGETHER), ABSENT = FN(ABSENT), BY_ROW = FN(BY_ROW), ALONG = FN(ALONG) };
     const int along = p->rstd.along, prescaled = p->prescale.a != NULL;
     const int weight = FN(way_of)(p->weight), bias = FN(way_of)(p->bias);
@@ -100,9 +101,7 @@ static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const f
     /* for what is seldom: of two ways alone */
     const int scale = weight == ALONG ? ALONG : BY_ROW, offset = bias == ALONG ? ALONG : BY_ROW;
     const int compensated = prescaled || FN(any_comp)(p, rows, n), past = FN(way_past)(p->past, y, rows, n);
-    const fn_runs one = {.count = 1};
-    const ptrdiff_t many = FN(rows_in_one)(one, rows, n);
-    ptrdiff_t r = many ? FN(apply_narrow)(x, y, one, rows, n, many, p) : 0;
+    ptrdiff_t r = 0;
     if (FN(is_few)(n) && !along && !prescaled && !past && p->rstd.a && steady)
         r = FN(apply_short)(x, y, rows, n, p, weight == ALONG, bias == ALONG);
     if (prescaled && along)
@@ -155,13 +154,20 @@ static void FN(apply_tiles)(fn_tile x, fn_tile y, fn_runs runs, ptrdiff_t rows, 
     fn_tile none = {0};
     rows = FN(turn_runs)(&runs, rows, &x, &none, &y);
     for (ptrdiff_t i = 0; i < runs.count; i++)
-        FN(apply)(FN(run_of)(x, i, runs.x), FN(run_of)(y, i, runs.y), rows, n, p);
+        FN(apply_tile)(FN(run_of)(x, i, runs.x), FN(run_of)(y, i, runs.y), rows, n, p);
 }
 
 static void FN(apply_runs)(fn_tile x, fn_tile y, fn_runs runs, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
     const ptrdiff_t many = FN(rows_in_one)(runs, rows, n);
     const ptrdiff_t wide = many ? FN(apply_narrow)(x, y, runs, rows, n, many, p) : 0;
     if (wide < rows) FN(apply_tiles)(fn_tile_from(x, wide), fn_tile_from(y, wide), runs, rows - wide, n, p);
+}
+
+static void FN(apply)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p) {
+    if (p->rstd.along)
+        FN(apply_runs)(x, y, (fn_runs){.count = 1}, rows, n, p);
+    else
+        FN(apply_tile)(x, y, rows, n, p);
 }
 
 /* the largest size of a value among those that these rows take */
@@ -308,16 +314,15 @@ INLINE void FN(combine_rows)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, pt
 #undef COMBINE
 }
 
-static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n,
-                        const fn_adjoint *p) {
+/* one tile as it stands */
+static void FN(combine_tile)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n,
+                             const fn_adjoint *p) {
     enum { R = FN(TOGETHER) };
     const fn_tile none = {0};
     const int weight_along = p->weight.a && p->weight.along, has_x = x.base != NULL, along = p->rstd.along;
     const int scaled = p->rstd.a || p->weight.a;
     const int past = FN(way_past)(p->past, dx, rows, n);
-    const fn_runs one = {.count = 1};
-    const ptrdiff_t many = FN(rows_in_one)(one, rows, n);
-    ptrdiff_t r = many && !mask.base ? FN(combine_narrow)(dy, x, dx, one, rows, n, many, p) : 0;
+    ptrdiff_t r = 0;
     if (FN(is_few)(n) && !mask.base && has_x && !along && !past && scaled) r = FN(combine_short)(dy, x, dx, rows, n, p);
     const int together = !mask.base && has_x && along && !(weight_along && p->weight.step);
     for (; together && r + R <= rows; r += R) {
@@ -350,7 +355,8 @@ static void FN(combine_tiles)(fn_tile dy, fn_tile x, fn_tile dx, fn_runs runs, p
     const fn_tile none = {0};
     rows = FN(turn_runs)(&runs, rows, &x, &dy, &dx);
     for (ptrdiff_t i = 0; i < runs.count; i++)
-        FN(combine)(FN(run_of)(dy, i, runs.dy), FN(run_of)(x, i, runs.x), none, FN(run_of)(dx, i, runs.y), rows, n, p);
+        FN(combine_tile)(FN(run_of)(dy, i, runs.dy), FN(run_of)(x, i, runs.x), none, FN(run_of)(dx, i, runs.y), rows, n,
+                         p);
 }
 
 static void FN(combine_runs)(fn_tile dy, fn_tile x, fn_tile dx, fn_runs runs, ptrdiff_t rows, ptrdiff_t n,
@@ -360,4 +366,12 @@ static void FN(combine_runs)(fn_tile dy, fn_tile x, fn_tile dx, fn_runs runs, pt
     if (wide < rows)
         FN(combine_tiles)(fn_tile_from(dy, wide), fn_tile_from(x, wide), fn_tile_from(dx, wide), runs, rows - wide, n,
                           p);
+}
+
+static void FN(combine)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, ptrdiff_t rows, ptrdiff_t n,
+                        const fn_adjoint *p) {
+    if (p->rstd.along && !mask.base)
+        FN(combine_runs)(dy, x, dx, (fn_runs){.count = 1}, rows, n, p);
+    else
+        FN(combine_tile)(dy, x, mask, dx, rows, n, p);
 }

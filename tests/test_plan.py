@@ -203,11 +203,8 @@ def test_the_most_dimensions():
 
 BLOCK_BYTES, BLOCK_ROWS = 16384, 128  # norm.h: what one accumulation may span
 LONG_ROW = 131072  # job.c: of slices that are taken whole
-NARROW_BYTES, RAGGED_BYTES, WIDE_BYTES = (
-    128,
-    255,
-    512,
-)  # adjoining rows of so few are taken several as a wide one
+# adjoining rows of so few bytes are taken several as a wide one
+NARROW_BYTES, RAGGED_BYTES, WIDE_BYTES = 128, 255, 512
 
 
 def elements_of(block):
