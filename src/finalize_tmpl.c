@@ -15,17 +15,19 @@ INLINE int FN(finalize_one)(double count, double mean, double comp, double m2, d
     *s = (A)r;
     return beyond;
 }
-/* the same of the first VL_f64, -1 where it is not beyond */
-INLINE vi64 FN(finalize_some)(fn_moments in, double eps, double least, int scale, A *hi, A *lo, A *s) {
-    const vf64 one = splat_f64(1), mean = load_f64(in.mean), var = load_f64(in.m2) / load_f64(in.count);
-    const vf64 r = scale ? one / root_f64(var + eps) : one, size = (vf64)((vi64)mean & INT64_MAX);
-    const vi64 fine = (var > least) & (var < DBL_MAX) & (r > 0x1p-100) & (r < 0x1p100) & (size <= DBL_MAX) &
-                      ((mean == 0) | (size >= TINY) | (var >= TINY));
-    const vf64 rest = (mean - PUT_PART(hi, mean)) + load_f64(in.comp);
-    PUT_PART(lo, (vf64)((vi64)rest & ~(rest * rest < SLIGHT * SLIGHT * var)));
-    PUT_PART(s, r);
-    return fine;
-}
+/* The same of a vector V of them, or of four; -1 where it is not beyond. PUT rounds to A, and tells what that became. */
+#define FINALIZE(NAME, V, I, ROOT, TO, PUT)                                                                            \
+    INLINE I FN(NAME)(V count, V mean, V comp, V m2, double eps, double least, int scale, TO *hi, TO *lo, TO *s) {     \
+        const V one = 1 - (V){0}, var = m2 / count, r = scale ? one / ROOT(var + eps) : one;                           \
+        const V size = (V)((I)mean & INT64_MAX), rest = (mean - PUT(hi, mean)) + comp;                                 \
+        PUT(lo, (V)((I)rest & ~(rest * rest < SLIGHT * SLIGHT * var)));                                                \
+        PUT(s, r);                                                                                                     \
+        return (var > least) & (var < DBL_MAX) & (r > 0x1p-100) & (r < 0x1p100) & (size <= DBL_MAX) &                  \
+               ((mean == 0) | (size >= TINY) | (var >= TINY));                                                         \
+    }
+FINALIZE(finalize_some, vf64, vi64, root_f64, A, PUT_PART)
+FINALIZE(finalize_four, vf64x4, vi64x4, root_four, FOUR, PUT_FOUR)
+#undef FINALIZE
 
 static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, int scale, void *mean, void *comp,
                         void *rstd) {
@@ -33,7 +35,8 @@ static int FN(finalize)(ptrdiff_t n, fn_moments in, double eps, double least, in
     vi64 fine = ~(vi64){0};
     ptrdiff_t i = 0;
     for (; i + VL_f64 <= n; i += VL_f64)
-        fine &= FN(finalize_some)(fn_moments_at(in, i), eps, least, scale, hi + i, lo + i, s + i);
+        fine &= FN(finalize_some)(load_f64(in.count + i), load_f64(in.mean + i), load_f64(in.comp + i),
+                                  load_f64(in.m2 + i), eps, least, scale, hi + i, lo + i, s + i);
     int beyond = !all_of(fine);
     for (; i < n; i++)
         beyond |=

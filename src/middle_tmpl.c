@@ -1,10 +1,9 @@
 /* Rows of at least twice as many elements as there are virtual lanes, and of one block at most, four at a time: their
- * samples, trees and moments are taken together, as a row by itself would wait for each. The same bits as row by row. Those
- * of one run of the lanes are added up side by side, longer ones one after the other. Vectors of less than 64 bytes need all
- * registers for the lanes of one row, and leave the former alone. Written once in T; norm.c includes this file once per
- * dtype. */
+ * samples, trees and moments are taken together, as a row by itself would wait for each. The same bits as row by row. Written
+ * once in T; norm.c includes this file once per dtype. */
 
-/* whether moments_rows takes such rows here */
+/* Whether moments_rows takes such rows here. Vectors of less than 64 bytes need all registers for the lanes of one row, and
+ * leave those of one run alone. */
 INLINE int FN(is_middle)(ptrdiff_t n) {
     return n >= 2 * LANES && (n > RUN * LANES ? n * (ptrdiff_t)sizeof(A) <= FN_BLOCK_BYTES : VBYTES == 64);
 }
@@ -43,56 +42,44 @@ INLINE FOUR FN(sample_four)(const char *const rows[4], ptrdiff_t n) {
     return (FOUR)((IFOUR)mean & ~((squares - squares == none) & (mean * mean < (A)NEAR * (squares * share))));
 }
 
-/* moments_cell of four rows; returns whether some guess was far off. `centre` (0 or 1) is a constant. */
-INLINE int FN(middle_moments)(const char *const rows[4], ptrdiff_t n, int centre, double *count, double *mean,
-                              double *comp, double *m2) {
-    vec s[4][U] = {{{0}}}, q[4][U] = {{{0}}}, of_s[4], of_q[4];
-    const FOUR m = centre ? FN(sample_four)(rows, n) : (FOUR){0};
-    if (m[0] == 0 && m[1] == 0 && m[2] == 0 && m[3] == 0)
-        FN(add_four)(rows, n, 0, centre, m, s, q);
-    else
-        FN(add_four)(rows, n, 1, centre, m, s, q);
-    UNROLL for (int i = 0; i < 4; i++) {
-        of_s[i] = FN(folded)(s[i]);
-        of_q[i] = FN(folded)(q[i]);
-    }
-    return FN(close_four)(m, centre ? SUMFOUR(of_s) : (FOUR){0}, SUMFOUR(of_q), n, count, mean, comp, m2);
-}
-
-/* The same of longer rows, which are added up one after the other, each to a vector: the lanes of four would take too much
- * of a small stack where vectors are narrow. */
-INLINE int FN(longer_moments)(const char *const rows[4], ptrdiff_t n, int centre, double *count, double *mean,
-                              double *comp, double *m2) {
+/* moments_cell of four rows. Those of one run are added up side by side, if the lanes of all fit the registers; else they are
+ * one after the other, each to a vector. `centre` (0 or 1) is a constant. */
+INLINE FN(moments_of_four) FN(four_moments)(const char *const rows[4], ptrdiff_t n, int centre) {
     vec of_s[4], of_q[4];
     const FOUR m = centre ? FN(sample_four)(rows, n) : (FOUR){0};
-    for (int i = 0; i < 4; i++) {
-        vec s[U] = {{0}}, q[U] = {{0}};
-        if (m[i] == 0)
-            FN(add_squares)(rows[i], NULL, n, 0, centre, 0, s, q);
+    if (VBYTES == 64 && n <= RUN * LANES) {
+        vec s[4][U] = {{{0}}}, q[4][U] = {{{0}}};
+        if (m[0] == 0 && m[1] == 0 && m[2] == 0 && m[3] == 0)
+            FN(add_four)(rows, n, 0, centre, m, s, q);
         else
-            FN(add_squares)(rows[i], NULL, n, 1, centre, m[i], s, q);
-        of_s[i] = FN(folded)(s);
-        of_q[i] = FN(folded)(q);
+            FN(add_four)(rows, n, 1, centre, m, s, q);
+        UNROLL for (int i = 0; i < 4; i++) {
+            of_s[i] = FN(folded)(s[i]);
+            of_q[i] = FN(folded)(q[i]);
+        }
+    } else {
+        for (int i = 0; i < 4; i++) {
+            vec s[U] = {{0}}, q[U] = {{0}};
+            if (m[i] == 0)
+                FN(add_squares)(rows[i], NULL, n, 0, centre, 0, s, q);
+            else
+                FN(add_squares)(rows[i], NULL, n, 1, centre, m[i], s, q);
+            of_s[i] = FN(folded)(s);
+            of_q[i] = FN(folded)(q);
+        }
     }
-    return FN(close_four)(m, centre ? SUMFOUR(of_s) : (FOUR){0}, SUMFOUR(of_q), n, count, mean, comp, m2);
+    return FN(close_four)(m, centre ? SUMFOUR(of_s) : (FOUR){0}, SUMFOUR(of_q), n);
 }
 
 /* moments_rows where every cell is one such row, without a mask: of four at a time; returns how many those are */
 OUTLINE ptrdiff_t FN(middle_cells)(const char *x, ptrdiff_t step, ptrdiff_t cells, ptrdiff_t n, int centre,
                                    fn_moments out) {
     const fn_tile none = {0};
-    const int longer = n > RUN * LANES;
     for (ptrdiff_t c = 0; c + 4 <= cells; c += 4) {
         const char *row = x + c * step, *rows[4] = {row, row + step, row + 2 * step, row + 3 * step};
-        double *count = out.count + c, *mean = out.mean + c, *comp = out.comp + c, *m2 = out.m2 + c;
-        int far;
-        if (longer)
-            far = centre ? FN(longer_moments)(rows, n, 1, count, mean, comp, m2)
-                         : FN(longer_moments)(rows, n, 0, count, mean, comp, m2);
-        else
-            far = centre ? FN(middle_moments)(rows, n, 1, count, mean, comp, m2)
-                         : FN(middle_moments)(rows, n, 0, count, mean, comp, m2);
-        for (int i = 0; far && i < 4; i++) FN(moments_cell)((fn_tile){rows[i], 0}, none, 1, n, centre, c + i, out);
+        const FN(moments_of_four) of = centre ? FN(four_moments)(rows, n, 1) : FN(four_moments)(rows, n, 0);
+        FN(put_moments)(of, n, c, out);
+        for (int i = 0; of.far && i < 4; i++) FN(moments_cell)((fn_tile){rows[i], 0}, none, 1, n, centre, c + i, out);
     }
     return cells / 4 * 4;
 }

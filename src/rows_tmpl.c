@@ -166,12 +166,12 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
     }
 }
 
-/* One row of the backward's sums. `has_x`, `along` (mean, rstd, shift vary along the row), `weight_along`, `shifted`,
- * `centred` (there is a mean), `with_g` (out.g is wanted) and a NULL mask are constants wherever this is inlined. */
-INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptrdiff_t n, const fn_dots *p, ptrdiff_t r,
-                         int has_x, int with_g, int centred, int along, int weight_along, int shifted, int slight,
-                         fn_sums out) {
-    vec sg[U] = {{0}}, sgx[U] = {{0}}, sx[U] = {{0}}, tg[U] = {{0}}, tgx[U] = {{0}}, tx[U] = {{0}};
+/* The lanes of one row of the backward's sums. `has_x`, `along` (mean, rstd, shift vary along the row), `weight_along`, `shifted`,
+ * `centred` (there is a mean), `with_g` (sg is wanted) and a NULL mask are constants wherever this is inlined. */
+INLINE void FN(add_dots)(const char *dy, const char *x, const uint8_t *mask, ptrdiff_t n, const fn_dots *p, ptrdiff_t r,
+                         int has_x, int with_g, int centred, int along, int weight_along, int shifted, vec sg[U],
+                         vec sgx[U], vec sx[U]) {
+    vec tg[U] = {{0}}, tgx[U] = {{0}}, tx[U] = {{0}};
     const A *mean = FN(param_row)(p->mean, r), *rstd = FN(param_row)(p->rstd, r);
     const A *shift = FN(param_row)(p->shift, r), *weight = FN(param_row)(p->weight, r);
     const vec mean0 = FN(param_splat)(p->mean, r, 0), rstd0 = FN(param_splat)(p->rstd, r, 1);
@@ -202,6 +202,14 @@ INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptr
                 if (!along && centred) tx[u] += xhat;
             }
         });
+}
+
+/* one row of them */
+INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptrdiff_t n, const fn_dots *p, ptrdiff_t r,
+                         int has_x, int with_g, int centred, int along, int weight_along, int shifted, int slight,
+                         fn_sums out) {
+    vec sg[U] = {{0}}, sgx[U] = {{0}}, sx[U] = {{0}};
+    FN(add_dots)(dy, x, mask, n, p, r, has_x, with_g, centred, along, weight_along, shifted, sg, sgx, sx);
     A g, gx;
     FN(trees)(sg, sgx, &g, &gx);
     if (with_g) out.g[r] = (double)g;

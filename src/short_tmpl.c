@@ -24,27 +24,33 @@ INLINE vec FN(short_folded)(const vec d[FN(MOST_V)], int V, ivec inside) {
     }
     return FN(short_tree)(t, V);
 }
-INLINE void FN(put_four)(double *to, vf64x4 v) { memcpy(to, &v, sizeof v); }
+INLINE void FN(store_four)(double *to, vf64x4 v) { memcpy(to, &v, sizeof v); }
 
-/* close_moments of four rows, whose sums around m these are; returns whether some m was far off */
-INLINE int FN(close_four)(FOUR m, FOUR of_s, FOUR of_q, ptrdiff_t n, double *count, double *mean, double *comp,
-                          double *m2) {
-    const vf64x4 all = {(double)n, (double)n, (double)n, (double)n}, from = IN_DOUBLE(m), sum = IN_DOUBLE(of_s);
-    const vf64x4 rest = sum / all, at = from + rest, q = IN_DOUBLE(of_q);
-    vf64x4 squares = q - sum * rest;
+/* close_moments of four rows, whose sums around m these are */
+typedef struct {
+    vf64x4 mean, comp, m2;
+    int far; /* whether some m was far off */
+} FN(moments_of_four);
+
+INLINE FN(moments_of_four) FN(close_four)(FOUR m, FOUR of_s, FOUR of_q, ptrdiff_t n) {
+    const vf64x4 all = (double)n - (vf64x4){0}, from = IN_DOUBLE(m), sum = IN_DOUBLE(of_s);
+    const vf64x4 rest = sum / all, at = from + rest, q = IN_DOUBLE(of_q), squares = q - sum * rest;
     const vi64x4 far = sum * rest > FAR * q;
-    squares = (vf64x4)((vi64x4)squares & ~(squares < 0));
-    FN(put_four)(count, all);
-    FN(put_four)(mean, at);
-    FN(put_four)(comp, rest - (at - from));
-    FN(put_four)(m2, squares);
-    return (far[0] | far[1] | far[2] | far[3]) != 0;
+    return (FN(moments_of_four)){.mean = at,
+                                 .comp = rest - (at - from),
+                                 .m2 = (vf64x4)((vi64x4)squares & ~(squares < 0)),
+                                 .far = (far[0] | far[1] | far[2] | far[3]) != 0};
+}
+INLINE void FN(put_moments)(FN(moments_of_four) of, ptrdiff_t n, ptrdiff_t cell, fn_moments out) {
+    FN(store_four)(out.count + cell, (double)n - (vf64x4){0});
+    FN(store_four)(out.mean + cell, of.mean);
+    FN(store_four)(out.comp + cell, of.comp);
+    FN(store_four)(out.m2 + cell, of.m2);
 }
 
 /* moments_cell of four rows. `V` and `centre` (0 or 1) are constants wherever this is inlined for four
  * vectors or fewer. */
-INLINE void FN(short_moments)(const char *const rows[4], ptrdiff_t n, int V, int centre, double *count, double *mean,
-                              double *comp, double *m2) {
+INLINE FN(moments_of_four) FN(short_moments)(const char *const rows[4], ptrdiff_t n, int V, int centre) {
     const ivec inside = FIRST(n - (V - 1) * VL);
     FOUR m = {0};
     enum { MOST = FN(MOST_V) };
@@ -66,7 +72,7 @@ INLINE void FN(short_moments)(const char *const rows[4], ptrdiff_t n, int V, int
         UNROLL for (int u = 0; u < MOST; u++) d[u] *= d[u];
         q[i] = FN(short_folded)(d, V, inside);
     }
-    FN(close_four)(m, centre ? SUMFOUR(s) : (FOUR){0}, SUMFOUR(q), n, count, mean, comp, m2);
+    return FN(close_four)(m, centre ? SUMFOUR(s) : (FOUR){0}, SUMFOUR(q), n);
 }
 
 /* call(V) for rows of n elements */
@@ -82,7 +88,7 @@ static ptrdiff_t FN(short_cells)(const char *x, ptrdiff_t step, ptrdiff_t cells,
 #define SHORT_CELLS(V, centre)                                                                                         \
     for (ptrdiff_t c = turned; c + 4 <= cells; c += 4) {                                                               \
         const char *row = x + c * step, *rows[4] = {row, row + step, row + 2 * step, row + 3 * step};                  \
-        FN(short_moments)(rows, n, V, centre, out.count + c, out.mean + c, out.comp + c, out.m2 + c);                  \
+        FN(put_moments)(FN(short_moments)(rows, n, V, centre), n, c, out);                                             \
     }
     const ptrdiff_t turned = FN(is_turned)(n) ? FN(turned_cells)(x, step, cells, n, centre, out) : 0;
 #define SHORT_CENTRED(V) SHORT_CELLS(V, 1)
@@ -131,8 +137,8 @@ INLINE void FN(short_dots)(fn_tile dy, fn_tile x, ptrdiff_t r, ptrdiff_t n, int 
         of_gx[i] = FN(short_tree)(tgx, V);
         if (centred) of_x[i] = FN(short_tree)(tx, V);
     }
-    if (out.g) FN(put_four)(out.g + r, IN_DOUBLE(SUMFOUR(of_g)));
-    FN(put_four)(out.gx + r, IN_DOUBLE(SUMFOUR(of_gx)));
+    if (out.g) FN(store_four)(out.g + r, IN_DOUBLE(SUMFOUR(of_g)));
+    FN(store_four)(out.gx + r, IN_DOUBLE(SUMFOUR(of_gx)));
     const vf64x4 sums = centred ? IN_DOUBLE(SUMFOUR(of_x)) : (vf64x4){0};
     for (int i = 0; i < 4; i++) {
         const int slight = !centred || FN(is_slight)(*FN(param_row)(p->mean, r + i) * *FN(param_row)(p->rstd, r + i));

@@ -4,12 +4,10 @@
 enum {
     FN(MOST_ROWS) = FN_MOST_PER, /* of a tile */
     FN(FORWARD_BYTES) = 32768,   /* of a tile in all its arrays; it has at least one slice */
-    FN(FOUR_BYTES) = 4096,       /* of a row: longer ones are taken one by one, as four leave the first cache */
     FN(BACKWARD_BYTES) = sizeof(A) == 8 ? 16384 : 24576,
     FN(SUMMED_BYTES) = 196608, /* the same with sums of columns: from the second cache, but several rows at once */
     FN(PAST_BYTES) = 393216, /* the same where all is in memory, which then turns from reading to writing less often */
     FN(PRODUCTS_BYTES) = 10240, /* of x, in a tile without a mean, whose scalars are taken together */
-    FN(AHEAD_BYTES) = 16384,
 };
 
 /* slices of a tile */
@@ -18,69 +16,12 @@ INLINE ptrdiff_t FN(slices_together)(ptrdiff_t per, ptrdiff_t n, ptrdiff_t bytes
     const ptrdiff_t fit = slices < 1 ? 1 : slices > most ? most : slices;
     return fit >= 16 ? fit / 16 * 16 : fit >= 4 ? fit / 4 * 4 : fit; /* as many as verbs take at once */
 }
-/* How many rows ahead to ask for while `rows` of them are written past the caches: those of the next tile, or some tiles of
- * few bytes on. Rows that are longer than that are long enough to be read by themselves. */
-INLINE ptrdiff_t FN(rows_ahead)(int past, ptrdiff_t rows, ptrdiff_t n) {
-    const ptrdiff_t row_bytes = n * (ptrdiff_t)sizeof(T);
-    if (!past || row_bytes > FN(AHEAD_BYTES)) return 0;
-    const ptrdiff_t least = (FN(AHEAD_BYTES) + row_bytes - 1) / row_bytes;
-    return rows > least ? rows : least;
-}
 /* for each row: its slice's value, in `to` unless that is the same */
 INLINE fn_param FN(by_row)(const A *of_slices, ptrdiff_t slices, ptrdiff_t per, A *to) {
     if (per == 1) return (fn_param){of_slices, 1, 0};
     for (ptrdiff_t i = 0; i < slices; i++)
         for (ptrdiff_t r = 0; r < per; r++) to[i * per + r] = of_slices[i];
     return (fn_param){to, 1, 0};
-}
-
-/* Whether rows of n elements are normalized four at a time, so that their trees and roots overlap. A result that goes past
- * the caches is better written while the next row is read. */
-INLINE int FN(goes_by_four)(ptrdiff_t n, int past) {
-    return !past && n > RUN * LANES && n * (ptrdiff_t)sizeof(T) <= FN(FOUR_BYTES);
-}
-
-/* Rows of a slice each, four at a time or one after the other: while one's result is stored, the next one's statistics are
- * on the way. `centre`, and how `weight` and `bias` vary, are constants wherever this is inlined. */
-INLINE ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p, int centre,
-                                      int weight, int bias) {
-    const fn_tile none = {0};
-    const int past = FN(way_past)(p->past, y, rows, n), is_long = n * (ptrdiff_t)sizeof(A) > FN_BLOCK_BYTES;
-    const int by_four = FN(goes_by_four)(n, p->past);
-    enum { PLACES = VL_f64 > 4 ? VL_f64 : 4 }; /* of the scalars of four: a vector, or some */
-    double count[PLACES], mean[PLACES], comp[PLACES], m2[PLACES];
-    A high[PLACES], low[PLACES], rstd[PLACES];
-    for (int i = 4; i < PLACES; i++) { /* of no row: within the fast path wherever rows are */
-        count[i] = m2[i] = 1;
-        mean[i] = comp[i] = 0;
-    }
-    for (ptrdiff_t r = 0, k; r < rows; r += k) {
-        k = by_four && r + 4 <= rows ? 4 : 1;
-        const fn_moments m = {count, mean, comp, m2, NULL};
-        const fn_tile from = fn_tile_from(x, r), to = fn_tile_from(y, r);
-        if (k == 4)
-            FN(middle_cells)(from.base, from.step, 4, n, centre, m);
-        else if (is_long)
-            FN(moments_rows)(from, none, 1, 0, 0, 1, n, centre, m);
-        else
-            FN(moments_cell)(from, none, 1, n, centre, 0, m);
-        if (FN(finalize)(k == 4 ? PLACES : 1, m, p->eps, p->least, p->scale, high, low, rstd)) return r;
-        for (ptrdiff_t i = 0; p->mean && i < k; i++) ((A *)p->mean)[r + i] = (A)(mean[i] + comp[i]);
-        for (ptrdiff_t i = 0; p->rstd && i < k; i++) ((A *)p->rstd)[r + i] = rstd[i];
-        const fn_affine q = {.mean = {high, 1, 0},
-                             .comp = {low, 1, 0},
-                             .rstd = {rstd, 1, 0},
-                             .weight = FN(param_from)(p->weight, r, 0),
-                             .bias = FN(param_from)(p->bias, r, 0),
-                             .ahead = FN(rows_ahead)(past, k, n) * x.step};
-        for (ptrdiff_t i = 0; i < k; i++) {
-            if (centre && low[i] != 0)
-                FN(apply_rows)(from, to, i, 1, n, &q, past, 0, 1, 1, 0, 1, weight, bias);
-            else
-                FN(apply_rows)(from, to, i, 1, n, &q, past, 0, centre, 0, 0, 1, weight, bias);
-        }
-    }
-    return rows;
 }
 
 static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrdiff_t n, const fn_norm *p) {
@@ -95,17 +36,7 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
     const fn_tile none = {0};
     const fn_param absent = {0};
     const ptrdiff_t per = p->per, most = FN(slices_together)(per, n, FN(FORWARD_BYTES) / 2);
-    const int weight = FN(way_of)(p->weight), bias = FN(way_of)(p->bias);
-    if (per == 1 && (FN(goes_by_four)(n, p->past) || n * (ptrdiff_t)sizeof(T) >= FN(FOUR_BYTES))) {
-#define NORMALIZE_LONGER(...) return FN(normalize_longer)(x, y, slices, n, p, __VA_ARGS__)
-        enum { ABSENT = FN(ABSENT), BY_ROW = FN(BY_ROW), ALONG = FN(ALONG) };
-        if (p->centre == 1 && weight == ALONG && bias == ALONG) NORMALIZE_LONGER(1, ALONG, ALONG);
-        if (p->centre == 1 && weight == ABSENT && bias == ABSENT) NORMALIZE_LONGER(1, ABSENT, ABSENT);
-        if (p->centre == 1 && weight != ALONG && bias != ALONG) NORMALIZE_LONGER(1, BY_ROW, BY_ROW);
-        if (!p->centre && weight == ALONG && bias == ABSENT) NORMALIZE_LONGER(0, ALONG, ABSENT);
-        if (!p->centre && weight != ALONG && bias == ABSENT) NORMALIZE_LONGER(0, BY_ROW, ABSENT);
-#undef NORMALIZE_LONGER
-    }
+    if (FN(are_longer)(n, p)) return FN(normalize_longer)(x, y, slices, n, p);
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         k = slices - s < most ? slices - s : most;
         const fn_tile from = fn_tile_from(x, s * per);
@@ -304,10 +235,13 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     const ptrdiff_t per = p->per, most = FN(slices_of_tile)(p, n, past);
     const int with_g = p->mean || p->centre || p->sums.g;
     const int undivided = p->undivided && per == 1 && !(p->weight.a && p->weight.along);
+    const int longer = !undivided && !past && FN(is_longer)(p, n);
+    const ptrdiff_t some = longer ? FN(LONGER) : most; /* such as are left over by it, or not finite */
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         if (undivided) s += FN(adjoint_each)(dy, x, dx, s, slices, n, p, past, each);
-        if (undivided && s == slices) break;
-        k = undivided ? 1 : slices - s < most ? slices - s : most;
+        if (longer) s += FN(adjoint_longer)(dy, x, dx, s, slices, n, p);
+        if (s == slices) break;
+        k = undivided ? 1 : slices - s < some ? slices - s : some;
         const ptrdiff_t r = s * per, rows = k * per;
         const fn_tile of_dy = fn_tile_from(dy, r), of_x = fn_tile_from(x, r), of_dx = fn_tile_from(dx, r);
         if (p->fresh) {

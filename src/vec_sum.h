@@ -125,6 +125,37 @@ INLINE vf64x4 in_double_f32(vf32x4 v) {
 #endif
 }
 INLINE vf64x4 in_double_f64(vf64x4 v) { return v; }
+/* and back, rounded */
+INLINE vf32x4 four_of_f32(vf64x4 v) {
+#if defined(FN_AVX512) || defined(FN_AVX2)
+    return (vf32x4)_mm256_cvtpd_ps((__m256d)v);
+#else
+    vf32x4 rounded = {(float)v[0], (float)v[1], (float)v[2], (float)v[3]};
+    HOLD(rounded); /* GCC 12 would take v for what it became */
+    return rounded;
+#endif
+}
+INLINE vf64x4 four_of_f64(vf64x4 v) { return v; }
+INLINE vf64x4 put_four_f32(vf32x4 *to, vf64x4 v) {
+    *to = four_of_f32(v);
+    return in_double_f32(*to);
+}
+INLINE vf64x4 put_four_f64(vf64x4 *to, vf64x4 v) { return *to = v; }
+INLINE vf64x4 root_four(vf64x4 v) {
+#if defined(FN_AVX512) || defined(FN_AVX2)
+    return (vf64x4)_mm256_sqrt_pd((__m256d)v);
+#else
+    return (vf64x4){sqrt(v[0]), sqrt(v[1]), sqrt(v[2]), sqrt(v[3])};
+#endif
+}
+/* whether all are -1, which are -1 or 0 */
+INLINE int all_of_four(vi64x4 v) {
+#if defined(FN_AVX512) || defined(FN_AVX2)
+    return _mm256_movemask_pd((__m256d)v) == 0xf;
+#else
+    return (v[0] & v[1] & v[2] & v[3]) != 0;
+#endif
+}
 
 /* As many numbers as there are doubles in a vector, in double: from memory; from lane i on; and doubles rounded, stored, and
  * what they became. */

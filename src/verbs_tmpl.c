@@ -15,6 +15,7 @@
 #include "summing_tmpl.c"
 #include "finalize_tmpl.c"
 #include "params_tmpl.c"
+#include "longer_tmpl.c"
 #include "slices_tmpl.c"
 #include "regions_tmpl.c"
 
