@@ -2,15 +2,6 @@
  * dtype. A column adds its rows in order, so neither lanes nor tiers can change a bit; several rows are added up per
  * sweep, and added to the accumulators as one: fewer loads and stores, and short sums, which round less. */
 
-enum { FN(SWEEP) = 8 }; /* rows taken per sweep */
-
-/* Asks for what the next sweep reads of a row: several short rows in turn are no pattern by which the processor fetches
- * ahead. Columns that stand in the last cache or in memory gain 10 to 40 %, those in L2 lose nothing. */
-INLINE void FN(ask_next)(const char *row, ptrdiff_t at, int rows, ptrdiff_t step) {
-    if (rows > 1)
-        __builtin_prefetch((const void *)((uintptr_t)row + (uintptr_t)(at * (ptrdiff_t)sizeof(T) + rows * step)));
-}
-
 /* Columns of one sweep. `rows` (SWEEP or 1) and a NULL mask are constants wherever this is inlined.
  *     for r, j: d = x[r][j] - c[j]; s[j] += d; q[j] += d * d */
 INLINE void FN(sweep_moments)(fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, ptrdiff_t n, const A *c, A *s, A *q) {
@@ -33,6 +24,10 @@ INLINE void FN(sweep_moments)(fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, p
 static void FN(sweep_all_moments)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s, A *q) {
     const fn_tile none = {0};
     ptrdiff_t r = 0;
+    if (!mask.base && FN(has_few_cols)(rows, n)) {
+        FN(sweep_few_moments)(x, rows, n, c, s, q);
+        return;
+    }
 #define SWEEP_ROWS(some)                                                                                               \
     for (; r + (some) <= rows; r += (some)) FN(sweep_moments)(x, none, r, some, n, c, s, q)
     if (!mask.base) {
@@ -249,7 +244,9 @@ static void FN(sweep_all_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t ro
     const int weight_along = p->weight.a && p->weight.along, shifted = p->shift.a != NULL;
     const int together = !mask.base && !weight_along && has_x;
     ptrdiff_t r = 0;
-    if (!has_x) {
+    if (along && together && !shifted && !p->weight.a && FN(has_few_cols)(rows, 2 * n)) {
+        FN(sweep_few_dots)(dy, x, rows, n, p, sg, sgx, sx);
+    } else if (!has_x) {
         SWEEP_EACH(0, 0, weight_along, 0);
     } else if (along) {
         if (together && !shifted) SWEEP_TOGETHER(1, 0, 0);

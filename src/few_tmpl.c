@@ -1,17 +1,6 @@
 /* Results of rows of few vectors: what varies along the row stays in registers, as to begin a row is much of it. They do
  * not go past the caches. The same bits as in tile_tmpl.c. Written once in T; norm.c includes this file once per dtype. */
 
-enum { FN(MOST_VECTORS) = 8 }; /* of a row beside which those of its parameters fit the registers */
-
-INLINE int FN(is_few)(ptrdiff_t n) { return n <= FN(MOST_VECTORS) * VL; }
-
-/* call(V), V a constant, for rows of n elements */
-#define BY_FEW_VECTORS(n, call)                                                                                        \
-    do {                                                                                                               \
-        const ptrdiff_t V = ((n) + VL - 1) / VL;                                                                       \
-        ONE_OF_FOUR(V, 1, call, ONE_OF_FOUR(V, 5, call, (void)0));                                                     \
-    } while (0)
-
 /* apply of rows of V vectors. `V`, `centred` (there is a mean, a comp or a bias), `weight_along` and `bias_along` are
  * constants. */
 INLINE void FN(apply_few)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, int V, const fn_affine *p, int centred,
@@ -156,4 +145,3 @@ OUTLINE ptrdiff_t FN(combine_cols_short)(fn_tile dy, fn_tile x, fn_tile dx, ptrd
 #undef COMBINE_FEW
     return rows;
 }
-#undef BY_FEW_VECTORS

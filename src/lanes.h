@@ -98,6 +98,17 @@
         }                                                                                                              \
     } while (0)
 
+/* call(V), V a constant, for rows of n elements */
+#define BY_FEW_VECTORS(n, call)                                                                                        \
+    do {                                                                                                               \
+        const ptrdiff_t V = ((n) + VL - 1) / VL;                                                                       \
+        ONE_OF_FOUR(V, 1, call, ONE_OF_FOUR(V, 5, call, (void)0));                                                     \
+    } while (0)
+
+enum { FN(MOST_VECTORS) = 8 }; /* of a row beside which those of its parameters fit the registers */
+
+INLINE int FN(is_few)(ptrdiff_t n) { return n <= FN(MOST_VECTORS) * VL; }
+
 INLINE vec FN(fetch)(const char *row, ptrdiff_t at, ptrdiff_t k, A fill) {
     const char *p = row + at * (ptrdiff_t)sizeof(T);
     return k >= VL ? LOAD(p) : LOADN(p, k, fill);

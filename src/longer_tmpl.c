@@ -44,7 +44,7 @@ INLINE ptrdiff_t FN(normalize_four)(fn_tile x, fn_tile y, ptrdiff_t first, ptrdi
                              .bias = FN(param_from)(p->bias, r, 0)};
 #define APPLY(k, comp) FN(apply_rows)(from, to, i, k, n, &q, FN(NOT_PAST), 0, centre, comp, 0, 1, weight, bias)
         for (int i = 0, k; i < 4; i += k) {
-            k = in_pairs && low[i] == 0 && low[i + 1] == 0 ? 2 : 1;
+            k = in_pairs && i % 2 == 0 && low[i] == 0 && low[i + 1] == 0 ? 2 : 1;
             if (k == 2)
                 APPLY(2, 0);
             else if (centre && low[i] != 0)

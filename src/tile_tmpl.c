@@ -113,6 +113,8 @@ static void FN(apply_tile)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, co
         if (steady && neither) APPLY_TOGETHER(R, 1, 1, 1, 0, 1, BY_ROW, BY_ROW);
         if (steady && both) APPLY_TOGETHER(R, 1, 1, 1, 0, 1, ALONG, ALONG);
         APPLY_EACH(1, 1, 1, 0, 1, scale, offset);
+    } else if (along && steady && (none || both) && !past && FN(has_few_cols)(rows, n)) {
+        FN(apply_few_cols)(x, y, rows, n, p, both);
     } else if (along) {
         if (steady && neither && n <= FN(FEW_COLUMNS)) APPLY_TOGETHER(MOST, 1, 1, 0, 0, 1, BY_ROW, BY_ROW);
         if (steady && both && n <= FN(FEW_COLUMNS)) APPLY_TOGETHER(MOST, 1, 1, 0, 0, 1, ALONG, ALONG);
@@ -325,6 +327,10 @@ static void FN(combine_tile)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx, pt
     ptrdiff_t r = 0;
     if (FN(is_few)(n) && !mask.base && has_x && !along && !past && scaled) r = FN(combine_short)(dy, x, dx, rows, n, p);
     const int together = !mask.base && has_x && along && !(weight_along && p->weight.step);
+    if (together && !past && (weight_along || !p->weight.a) && FN(has_few_cols)(rows, n)) {
+        FN(combine_few_cols)(dy, x, dx, rows, n, p, weight_along);
+        return;
+    }
     for (; together && r + R <= rows; r += R) {
         if (weight_along)
             FN(combine_rows)(dy, x, none, dx, r, R, n, p, past, 1, 1, 1, 1, 1);

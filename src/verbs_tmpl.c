@@ -9,6 +9,7 @@
 #include "short_tmpl.c"
 #include "narrow_tmpl.c"
 #include "rows_tmpl.c"
+#include "few_cols_tmpl.c"
 #include "cols_tmpl.c"
 #include "few_tmpl.c"
 #include "tile_tmpl.c"

@@ -92,6 +92,22 @@ def test_normalize_rows(tier, kind, rng):
             assert_same_bits(a, e, f"{what} of {slices} x {per} x {n}")
 
 
+def test_normalize_rows_of_which_some_means_leave_a_remainder(tier, kind, rng):
+    verbs = kind.verbs(tier)
+    for n in (2048 // kind.narrow(0.0).nbytes, 4096 // kind.narrow(0.0).nbytes - 5):
+        j = np.arange(n)
+        none = kind.narrow(np.where(j < n // 2 * 2, 1.0 - 2.0 * (j % 2), 0.0))
+        for which in range(16):
+            remainder = (which >> np.arange(4) & 1).astype(bool).reshape(4, 1)
+            x = np.where(remainder, make_values(rng, (4, n), kind, 1000.1), none)
+            weight, bias = (Param(rng, "along", x.shape, kind, 1.0) for _ in range(2))
+            done, *actual = normalized(verbs, x, 1, next(cases())[2], True, True, weight, bias)
+            assert done == 4
+            expected = step_by_step(verbs, x, 1, True, True, weight, bias)
+            for a, e, what in zip(actual, expected, ("y", "mean", "rstd"), strict=True):
+                assert_same_bits(a, e, f"{what} of rows of {n}")
+
+
 def test_normalize_rows_stops_before_what_is_beyond(tier, kind, rng):
     verbs, absent = kind.verbs(tier), Param(rng, "absent", (1, 1), kind)
     for slices, per, n in (
