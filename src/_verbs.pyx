@@ -307,16 +307,16 @@ cdef class Verbs:
     def adjoint_rows(self, cnp.ndarray dy, cnp.ndarray x, cnp.ndarray dx, ptrdiff_t per, bint centre, out, mean=None,
                      rstd=None, weight=None, work=None, least=-1.0):
         """How many slices are done. mean and rstd: (slices,), rstd None: fresh ones. out: the rows' sums, or of shape
-        (slices * step,) the gains, of a root of 0.75."""
+        (slices * step,) the gains, of a root of 0.75; None: neither."""
         cdef ptrdiff_t rows = dy.shape[0], n = dy.shape[1], slices = rows // per
         cdef size_t size = self.verbs.size, compute = self.verbs.compute_size
         cdef fn_slices p
         memset(&p, 0, sizeof(p))
         p.per, p.centre, p.least, p.past = per, centre, least, self.past
         p.fresh = p.undivided = rstd is None
-        if out.ndim == 1:
+        if out is not None and out.ndim == 1:
             p.gains, p.gains_step, p.root = values(out, out.size, compute), out.size // max(slices, 1), 0.75
-        else:
+        elif out is not None:
             p.sums = sums_of(out, rows)
         p.mean, p.rstd = maybe_values(mean, slices, compute), maybe_values(rstd, slices, compute)
         p.weight, p.work = param_of(weight, rows, n, compute), maybe_values(work, 2 * n, compute)

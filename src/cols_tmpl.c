@@ -23,11 +23,11 @@ INLINE void FN(sweep_moments)(fn_tile x, fn_tile mask, ptrdiff_t r0, int rows, p
 
 static void FN(sweep_all_moments)(fn_tile x, fn_tile mask, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s, A *q) {
     const fn_tile none = {0};
-    ptrdiff_t r = 0;
     if (!mask.base && FN(has_few_cols)(rows, n)) {
-        FN(sweep_few_moments)(x, rows, n, c, s, q);
+        FN(moments_few_cols)(x, rows, n, c, s, q);
         return;
     }
+    ptrdiff_t r = 0;
 #define SWEEP_ROWS(some)                                                                                               \
     for (; r + (some) <= rows; r += (some)) FN(sweep_moments)(x, none, r, some, n, c, s, q)
     if (!mask.base) {
@@ -244,8 +244,9 @@ static void FN(sweep_all_dots)(fn_tile dy, fn_tile x, fn_tile mask, ptrdiff_t ro
     const int weight_along = p->weight.a && p->weight.along, shifted = p->shift.a != NULL;
     const int together = !mask.base && !weight_along && has_x;
     ptrdiff_t r = 0;
+    /* of half as many columns, as there are five vectors for each of a row, which change */
     if (along && together && !shifted && !p->weight.a && FN(has_few_cols)(rows, 2 * n)) {
-        FN(sweep_few_dots)(dy, x, rows, n, p, sg, sgx, sx);
+        FN(dots_few_cols)(dy, x, rows, n, p, sg, sgx, sx);
     } else if (!has_x) {
         SWEEP_EACH(0, 0, weight_along, 0);
     } else if (along) {

@@ -1,10 +1,11 @@
 /* Tiles of few columns: what belongs to a column stays in registers down the rows, as to begin a row of few vectors is much of
- * it. The same bits as in cols_tmpl.c and tile_tmpl.c, which take all others. Written once in T; norm.c includes this file
- * once per dtype. */
+ * it; or on the stack, of more than fit, which is still sooner. The same bits as by what takes all others: sweep_moments and
+ * sweep_dots of cols_tmpl.c, apply_this_way and combine_this_way of tile_tmpl.c; who changes one changes both. `V`, the vectors
+ * of a row, `some`, the rows of a sweep, and how parameters vary are constants wherever these are inlined. Written once in T;
+ * norm.c includes this file once per dtype, before those that call it. */
 
 enum {
-    FN(SWEEP) = 8,     /* rows taken per sweep of columns */
-    FN(COLS_ROWS) = 8, /* of a tile of few columns, at least */
+    FN(SWEEP) = 8, /* rows taken per sweep of columns */
 };
 
 /* Asks for what the next sweep reads of a row: several short rows in turn are no pattern by which the processor fetches
@@ -14,14 +15,13 @@ INLINE void FN(ask_next)(const char *row, ptrdiff_t at, int rows, ptrdiff_t step
         __builtin_prefetch((const void *)((uintptr_t)row + (uintptr_t)(at * (ptrdiff_t)sizeof(T) + rows * step)));
 }
 
-INLINE int FN(has_few_cols)(ptrdiff_t rows, ptrdiff_t n) {
-    return VBYTES == 64 && rows >= FN(COLS_ROWS) && FN(is_few)(n);
-}
+/* Shorter vectors have half the registers, and fewer rows than a sweep do not make up for the columns' loads. */
+INLINE int FN(has_few_cols)(ptrdiff_t rows, ptrdiff_t n) { return VBYTES == 64 && rows >= FN(SWEEP) && FN(is_few)(n); }
 
-/* `V` is a constant in all of these, and so are `some` (rows of a sweep) and how parameters vary */
 INLINE void FN(fetch_cols)(const A *a, ptrdiff_t n, int V, vec to[FN(MOST_VECTORS)]) {
     UNROLL for (int u = 0; u < V; u++) to[u] = FN(fetch_a)(a, u * VL, u + 1 < V ? VL : n - u * VL);
 }
+
 INLINE void FN(put_cols)(A *a, ptrdiff_t n, int V, const vec from[FN(MOST_VECTORS)]) {
     UNROLL for (int u = 0; u < V; u++) FN(put_a)(a, u * VL, u + 1 < V ? VL : n - u * VL, from[u]);
 }
@@ -98,16 +98,18 @@ INLINE void FN(dots_down)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff_t n, in
     FN(put_cols)(sgx, n, V, gx);
     FN(put_cols)(sx, n, V, xs);
 }
-OUTLINE void FN(sweep_few_moments)(fn_tile x, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s, A *q) {
-#define FEW_MOMENTS(V) FN(moments_down)(x, rows, n, V, c, s, q)
-    BY_FEW_VECTORS(n, FEW_MOMENTS);
-#undef FEW_MOMENTS
+
+OUTLINE void FN(moments_few_cols)(fn_tile x, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s, A *q) {
+#define FEW_COLS(V) FN(moments_down)(x, rows, n, V, c, s, q)
+    BY_FEW_VECTORS(n, FEW_COLS);
+#undef FEW_COLS
 }
-OUTLINE void FN(sweep_few_dots)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, A *sg, A *sgx,
-                                A *sx) {
-#define FEW_DOTS(V) FN(dots_down)(dy, x, rows, n, V, p, sg, sgx, sx)
-    BY_FEW_VECTORS(n, FEW_DOTS);
-#undef FEW_DOTS
+
+OUTLINE void FN(dots_few_cols)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff_t n, const fn_dots *p, A *sg, A *sgx,
+                               A *sx) {
+#define FEW_COLS(V) FN(dots_down)(dy, x, rows, n, V, p, sg, sgx, sx)
+    BY_FEW_VECTORS(n, FEW_COLS);
+#undef FEW_COLS
 }
 
 /* apply_this_way of all rows, with weight and bias along the row, or neither */
@@ -128,10 +130,11 @@ INLINE void FN(apply_down)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, in
         }
     }
 }
+
 OUTLINE void FN(apply_few_cols)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_affine *p, int both) {
-#define APPLY_COLS(V) both ? FN(apply_down)(x, y, rows, n, V, p, 1) : FN(apply_down)(x, y, rows, n, V, p, 0)
-    BY_FEW_VECTORS(n, APPLY_COLS);
-#undef APPLY_COLS
+#define FEW_COLS(V) both ? FN(apply_down)(x, y, rows, n, V, p, 1) : FN(apply_down)(x, y, rows, n, V, p, 0)
+    BY_FEW_VECTORS(n, FEW_COLS);
+#undef FEW_COLS
 }
 
 /* combine_this_way of all rows, with x, and a weight along the row or none */
@@ -156,10 +159,11 @@ INLINE void FN(combine_down)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
         }
     }
 }
+
 OUTLINE void FN(combine_few_cols)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, const fn_adjoint *p,
                                   int weight_along) {
-#define COMBINE_FEW(V)                                                                                                 \
+#define FEW_COLS(V)                                                                                                    \
     weight_along ? FN(combine_down)(dy, x, dx, rows, n, V, p, 1) : FN(combine_down)(dy, x, dx, rows, n, V, p, 0)
-    BY_FEW_VECTORS(n, COMBINE_FEW);
-#undef COMBINE_FEW
+    BY_FEW_VECTORS(n, FEW_COLS);
+#undef FEW_COLS
 }

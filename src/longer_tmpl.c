@@ -1,13 +1,13 @@
-/* Slices of one row each, longer than the short ones and within one accumulation, a few at a time from their sums to their
- * results: what was read for the sums is still in the first cache, and nothing between the two goes through memory that
- * another verb would have to be called with. The same bits as by those verbs. Written once in T; norm.c includes this file
- * once per dtype. */
+/* Slices of one row each, longer than the short ones, from their sums to their results: a few at a time where those stay in the
+ * first cache, else one after the other; no scalars are handed from verb to verb through memory. The same bits as by those
+ * verbs. The backward's are of one accumulation at most. Written once in T; norm.c includes this file once per dtype. */
 
 enum {
-    FN(LONGER) = 4,          /* rows at a time, */
-    FN(LONGER_BYTES) = 2048, /* of so many bytes in x; of longer ones the backward takes two, */
-    FN(MOST_BYTES) = 4096,   /* and the forward one, as four leave the first cache */
-    FN(AHEAD_BYTES) = 16384,
+    FN(LEAST_BYTES) =
+        2048, /* of a row in the forward: of shorter ones, the verbs for tiles take more than four at a time */
+    FN(FOUR_BYTES) = 4096,          /* of a row at most, of which four stay in the first cache in the forward, */
+    FN(FOUR_BYTES_BACKWARD) = 2048, /* and in the backward, which takes two of longer ones */
+    FN(AHEAD_BYTES) = 16384,        /* to ask ahead for */
 };
 
 /* How many rows ahead to ask for while `rows` of them are written past the caches: those of the next tile, or some tiles of
@@ -18,12 +18,13 @@ INLINE ptrdiff_t FN(rows_ahead)(int past, ptrdiff_t rows, ptrdiff_t n) {
     const ptrdiff_t least = (FN(AHEAD_BYTES) + row_bytes - 1) / row_bytes;
     return rows > least ? rows : least;
 }
+
 /* The forward of four rows at a time. Returns how many are done: the next are too few, or beyond the fast path, or their means
  * were ill guessed. `centre`, and how `weight` and `bias` vary, are constants wherever this is inlined. */
 INLINE ptrdiff_t FN(normalize_four)(fn_tile x, fn_tile y, ptrdiff_t first, ptrdiff_t rows, ptrdiff_t n,
                                     const fn_norm *p, int centre, int weight, int bias) {
-    const int in_pairs = weight == FN(ALONG) && bias == FN(ALONG) && n <= FN(IN_PAIRS);
-    const vf64x4 count = (double)n - (vf64x4){0};
+    const int in_pairs = weight == FN(ALONG) && bias == FN(ALONG) && n <= FN(IN_PAIRS); /* the shortest of these rows */
+    const vf64x4 count = splat_four((double)n);
     ptrdiff_t r = first;
     for (; r + 4 <= rows; r += 4) {
         const fn_tile from = fn_tile_from(x, r), to = fn_tile_from(y, r);
@@ -34,7 +35,7 @@ INLINE ptrdiff_t FN(normalize_four)(fn_tile x, fn_tile y, ptrdiff_t first, ptrdi
         const vi64x4 fine =
             FN(finalize_four)(count, of.mean, of.comp, of.m2, p->eps, p->least, p->scale, &high, &low, &rstd);
         if (of.far || !all_of_four(fine)) break;
-        const FOUR mean = FOUR_OF(of.mean + of.comp);
+        const FOUR mean = ROUND_FOUR(of.mean + of.comp);
         if (p->mean) memcpy((A *)p->mean + r, &mean, sizeof mean);
         if (p->rstd) memcpy((A *)p->rstd + r, &rstd, sizeof rstd);
         const fn_affine q = {.mean = {&high, 1, 0},
@@ -43,7 +44,7 @@ INLINE ptrdiff_t FN(normalize_four)(fn_tile x, fn_tile y, ptrdiff_t first, ptrdi
                              .weight = FN(param_from)(p->weight, r, 0),
                              .bias = FN(param_from)(p->bias, r, 0)};
 #define APPLY(k, comp) FN(apply_rows)(from, to, i, k, n, &q, FN(NOT_PAST), 0, centre, comp, 0, 1, weight, bias)
-        for (int i = 0, k; i < 4; i += k) {
+        for (int i = 0, k; i < 4; i += k) { /* a pair is of the first two or the last two */
             k = in_pairs && i % 2 == 0 && low[i] == 0 && low[i + 1] == 0 ? 2 : 1;
             if (k == 2)
                 APPLY(2, 0);
@@ -109,29 +110,31 @@ INLINE ptrdiff_t FN(normalize_single)(fn_tile x, fn_tile y, ptrdiff_t r, ptrdiff
         }                                                                                                              \
     } while (0)
 
+/* normalize_single, where is_longer_forward */
 OUTLINE ptrdiff_t FN(normalize_each)(fn_tile x, fn_tile y, ptrdiff_t r, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p) {
 #define EACH(...) return FN(normalize_single)(x, y, r, rows, n, p, __VA_ARGS__)
     BY_PARAMETERS(EACH, return r);
 #undef EACH
 }
 
-/* whether such rows are longer ones here: by the verbs for tiles, more short ones at a time are done sooner */
-INLINE int FN(are_longer)(ptrdiff_t n, const fn_norm *p) {
-    const ptrdiff_t least = p->past ? FN(MOST_BYTES) : FN(LONGER_BYTES);
+/* Whether normalize_longer takes such rows. Results that go past the caches are written by the verbs for tiles until a row is
+ * long enough to be read while the one before it is written. */
+INLINE int FN(is_longer_forward)(ptrdiff_t n, const fn_norm *p) {
+    const ptrdiff_t least = p->past ? FN(FOUR_BYTES) : FN(LEAST_BYTES);
 #define LONGER(...) return 1
-    if (p->per == 1 && n >= 2 * LANES && n * (ptrdiff_t)sizeof(T) >= least) BY_PARAMETERS(LONGER, return 0);
+    if (p->per == 1 && n * (ptrdiff_t)sizeof(T) >= least) BY_PARAMETERS(LONGER, return 0);
 #undef LONGER
     return 0;
 }
 
-/* Rows of a slice each, four at a time; or one after the other, where four leave the first cache, and where a result goes past
- * the caches, which it had better while the next row is read. Returns how many are done: the next one is beyond the fast
+/* Rows of a slice each, four at a time; or one after the other, where four leave the first cache, and where results go past the
+ * caches: each is better written while the next row is read. Returns how many are done: the next one is beyond the fast
  * path. */
 static ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, const fn_norm *p) {
-    if (p->past || n * (ptrdiff_t)sizeof(T) > FN(MOST_BYTES)) return FN(normalize_each)(x, y, 0, rows, n, p);
+    if (p->past || n * (ptrdiff_t)sizeof(T) > FN(FOUR_BYTES)) return FN(normalize_each)(x, y, 0, rows, n, p);
     for (ptrdiff_t r = 0, end;; r = end) {
 #define FOURS(...) r += FN(normalize_four)(x, y, r, rows, n, p, __VA_ARGS__)
-        BY_PARAMETERS(FOURS, (void)0);
+        BY_PARAMETERS(FOURS, (void)0); /* there are no others here */
 #undef FOURS
         end = rows - r < 4 ? rows : r + 4;
         r = FN(normalize_each)(x, y, r, end, n, p);
@@ -139,11 +142,13 @@ static ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrd
     }
 }
 
-/* whether adjoint_longer takes such slices */
-INLINE int FN(is_longer)(const fn_slices *p, ptrdiff_t n) {
-    const int along = p->weight.a && p->weight.along;
+/* Whether adjoint_longer takes such slices: those of layer and RMS norm, whose weight varies along the row and whose sums are of
+ * columns, and those of a mean whose weight is of the row, if there is one. */
+INLINE int FN(is_longer_backward)(const fn_slices *p, ptrdiff_t n) {
+    const int along = p->weight.a && p->weight.along, by_column = along && p->work && !p->sums.g;
+    const int by_row = !along && !p->work && p->centre;
     return p->per == 1 && n > 2 * LANES && n * (ptrdiff_t)sizeof(A) <= FN_BLOCK_BYTES && !p->fresh && !p->gains &&
-           !p->centre == !p->mean && !along == !p->work && !(along && p->sums.g) && (along || p->centre);
+           !p->centre == !p->mean && (by_column || by_row);
 }
 
 /* `some` of A, the rest of four is 0 */
@@ -160,11 +165,10 @@ INLINE ptrdiff_t FN(adjoint_some)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
                                   const fn_slices *p, int some, int centre, int along) {
     const fn_tile none = {0};
     const fn_param absent = {0};
-    const double one_share = 1 / (double)n;
-    const vf64x4 share = {one_share, one_share, one_share, one_share};
+    const vf64x4 share = splat_four(1 / (double)n);
     const int with_g = centre, plain = along || (!p->sums.g && !p->weight.a);
     const A *const means = p->mean, *const rstds = p->rstd;
-    A *const sg = p->work, *const sgx = sg + n;
+    A *const sg = p->work, *const sgx = along ? sg + n : NULL;
     ptrdiff_t r = first;
     for (; r + some <= slices; r += some) {
         const fn_tile of_dy = fn_tile_from(dy, r), of_x = fn_tile_from(x, r), of_dx = fn_tile_from(dx, r);
@@ -183,7 +187,7 @@ INLINE ptrdiff_t FN(adjoint_some)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
         if (centre) {
             const FOUR deviations = FN(some_of)(means + r, some) * FN(some_of)(rstds + r, some);
             g = IN_DOUBLE(SUMFOUR(of_g));
-            sx = IN_DOUBLE((FOUR)((IFOUR)SUMFOUR(of_sx) & (deviations != 0))); /* is_slight */
+            sx = IN_DOUBLE((FOUR)((IFOUR)SUMFOUR(of_sx) & (deviations != 0))); /* 0 of rows that are is_slight */
         }
         const vi64x4 finite = (g - g == 0) & (gx - gx == 0);
         if (!all_of_four(finite)) break;
@@ -195,16 +199,16 @@ INLINE ptrdiff_t FN(adjoint_some)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
             }
         }
         if (!plain) {
-            vf64x4 weight = {1, 1, 1, 1};
+            vf64x4 weight = splat_four(1);
             for (int i = 0; p->weight.a && i < some; i++) weight[i] = (double)*FN(param_row)(p->weight, r + i);
-            g = 0 + weight * g; /* as FN(scalars) adds them up: no -0 */
+            g = 0 + weight * g; /* from 0 on, as FN(scalars) adds up: -0 becomes 0 */
             gx = 0 + weight * gx;
         }
-        const vf64x4 moved =
-            (vf64x4)((vi64x4)(shift * g) & ((g != 0) & (shift != 0))); /* fn_moved: gx is not -0 by it */
+        /* fn_moved: 0 is taken away where either is 0, which leaves gx as it is, -0 too */
+        const vf64x4 moved = (vf64x4)((vi64x4)(shift * g) & ((g != 0) & (shift != 0)));
         const vf64x4 c = (gx - moved) * share;
-        const FOUR c2 = FOUR_OF(c), shifts = FOUR_OF(shift);
-        const FOUR c1 = centre ? FOUR_OF(g * share - shift * c) : (FOUR){0};
+        const FOUR c2 = ROUND_FOUR(c), shifts = ROUND_FOUR(shift);
+        const FOUR c1 = centre ? ROUND_FOUR(g * share - shift * c) : (FOUR){0};
         const fn_adjoint q = {.mean = mean,
                               .rstd = rstd,
                               .c1 = centre ? (fn_param){&c1, 1, 0} : absent,
@@ -215,7 +219,7 @@ INLINE ptrdiff_t FN(adjoint_some)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
 #define COMBINE_COLS(...)                                                                                              \
     FN(combine_cols_rows)(of_dy, of_x, of_dx, i, FN_TOGETHER, n, &q, FN(NOT_PAST), __VA_ARGS__, 1, sg, sgx)
             if (!centre)
-                p->without_g ? COMBINE_COLS(0, 0, 0) : COMBINE_COLS(1, 0, 0);
+                COMBINE_COLS(1, 0, 0);
             else if (shifts[i] != 0 || shifts[i + 1] != 0)
                 COMBINE_COLS(1, 1, 1);
             else
@@ -232,7 +236,7 @@ static ptrdiff_t FN(adjoint_longer)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t
                                     const fn_slices *p) {
 #define ADJOINT_SOME(some, ...) FN(adjoint_some)(dy, x, dx, first, slices, n, p, some, __VA_ARGS__)
 #define ADJOINT(...)                                                                                                   \
-    n *(ptrdiff_t)sizeof(T) > FN(LONGER_BYTES) ? ADJOINT_SOME(2, __VA_ARGS__) : ADJOINT_SOME(4, __VA_ARGS__)
+    n *(ptrdiff_t)sizeof(T) > FN(FOUR_BYTES_BACKWARD) ? ADJOINT_SOME(2, __VA_ARGS__) : ADJOINT_SOME(4, __VA_ARGS__)
     const int along = p->weight.a && p->weight.along;
     if (!along) return ADJOINT(1, 0);
     if (p->centre) return ADJOINT(1, 1);

@@ -72,7 +72,7 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define FOUR JOIN(four, KA)
 #define IFOUR JOIN(ifour, KA)
 #define IN_DOUBLE JOIN(in_double, KA)
-#define FOUR_OF JOIN(four_of, KA)
+#define ROUND_FOUR JOIN(round_four, KA)
 #define PUT_FOUR JOIN(put_four, KA)
 #define SPLAT JOIN(splat, KA)
 #define TURN JOIN(turn, KA)

@@ -166,8 +166,8 @@ static void FN(moments_rows)(fn_tile x, fn_tile mask, ptrdiff_t cells, ptrdiff_t
     }
 }
 
-/* The lanes of one row of the backward's sums. `has_x`, `along` (mean, rstd, shift vary along the row), `weight_along`, `shifted`,
- * `centred` (there is a mean), `with_g` (sg is wanted) and a NULL mask are constants wherever this is inlined. */
+/* The lanes of one row of the backward's sums. `has_x`, `along` (mean, rstd, shift vary along the row), `weight_along`,
+ * `shifted`, `centred` (there is a mean), `with_g` (sg is wanted) and a NULL mask are constants wherever this is inlined. */
 INLINE void FN(add_dots)(const char *dy, const char *x, const uint8_t *mask, ptrdiff_t n, const fn_dots *p, ptrdiff_t r,
                          int has_x, int with_g, int centred, int along, int weight_along, int shifted, vec sg[U],
                          vec sgx[U], vec sx[U]) {
@@ -204,7 +204,7 @@ INLINE void FN(add_dots)(const char *dy, const char *x, const uint8_t *mask, ptr
         });
 }
 
-/* one row of them */
+/* the sums themselves of one row */
 INLINE void FN(dots_row)(const char *dy, const char *x, const uint8_t *mask, ptrdiff_t n, const fn_dots *p, ptrdiff_t r,
                          int has_x, int with_g, int centred, int along, int weight_along, int shifted, int slight,
                          fn_sums out) {

@@ -26,14 +26,14 @@ INLINE vec FN(short_folded)(const vec d[FN(MOST_V)], int V, ivec inside) {
 }
 INLINE void FN(store_four)(double *to, vf64x4 v) { memcpy(to, &v, sizeof v); }
 
-/* close_moments of four rows, whose sums around m these are */
 typedef struct {
     vf64x4 mean, comp, m2;
     int far; /* whether some m was far off */
 } FN(moments_of_four);
 
+/* close_moments of four rows, whose sums around m these are */
 INLINE FN(moments_of_four) FN(close_four)(FOUR m, FOUR of_s, FOUR of_q, ptrdiff_t n) {
-    const vf64x4 all = (double)n - (vf64x4){0}, from = IN_DOUBLE(m), sum = IN_DOUBLE(of_s);
+    const vf64x4 all = splat_four((double)n), from = IN_DOUBLE(m), sum = IN_DOUBLE(of_s);
     const vf64x4 rest = sum / all, at = from + rest, q = IN_DOUBLE(of_q), squares = q - sum * rest;
     const vi64x4 far = sum * rest > FAR * q;
     return (FN(moments_of_four)){.mean = at,
@@ -42,7 +42,7 @@ INLINE FN(moments_of_four) FN(close_four)(FOUR m, FOUR of_s, FOUR of_q, ptrdiff_
                                  .far = (far[0] | far[1] | far[2] | far[3]) != 0};
 }
 INLINE void FN(put_moments)(FN(moments_of_four) of, ptrdiff_t n, ptrdiff_t cell, fn_moments out) {
-    FN(store_four)(out.count + cell, (double)n - (vf64x4){0});
+    FN(store_four)(out.count + cell, splat_four((double)n));
     FN(store_four)(out.mean + cell, of.mean);
     FN(store_four)(out.comp + cell, of.comp);
     FN(store_four)(out.m2 + cell, of.m2);

@@ -36,7 +36,7 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
     const fn_tile none = {0};
     const fn_param absent = {0};
     const ptrdiff_t per = p->per, most = FN(slices_together)(per, n, FN(FORWARD_BYTES) / 2);
-    if (FN(are_longer)(n, p)) return FN(normalize_longer)(x, y, slices, n, p);
+    if (FN(is_longer_forward)(n, p)) return FN(normalize_longer)(x, y, slices, n, p);
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         k = slices - s < most ? slices - s : most;
         const fn_tile from = fn_tile_from(x, s * per);
@@ -235,8 +235,9 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     const ptrdiff_t per = p->per, most = FN(slices_of_tile)(p, n, past);
     const int with_g = p->mean || p->centre || p->sums.g;
     const int undivided = p->undivided && per == 1 && !(p->weight.a && p->weight.along);
-    const int longer = !undivided && !past && FN(is_longer)(p, n);
-    const ptrdiff_t some = longer ? FN(LONGER) : most; /* such as are left over by it, or not finite */
+    const int longer = !undivided && !past && FN(is_longer_backward)(p, n);
+    const ptrdiff_t some =
+        longer ? 2 * FN_TOGETHER : most; /* longer: what it left, too few or not finite; still pairs */
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         if (undivided) s += FN(adjoint_each)(dy, x, dx, s, slices, n, p, past, each);
         if (longer) s += FN(adjoint_longer)(dy, x, dx, s, slices, n, p);

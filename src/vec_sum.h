@@ -116,6 +116,8 @@ INLINE vf64x4 sumfour_f64(const vf64 v[4]) {
 #endif
 }
 
+INLINE vf64x4 splat_four(double a) { return (vf64x4){a, a, a, a}; }
+
 /* four numbers in double; the compiler's own conversion takes halves through memory */
 INLINE vf64x4 in_double_f32(vf32x4 v) {
 #if defined(FN_AVX512) || defined(FN_AVX2)
@@ -126,7 +128,7 @@ INLINE vf64x4 in_double_f32(vf32x4 v) {
 }
 INLINE vf64x4 in_double_f64(vf64x4 v) { return v; }
 /* and back, rounded */
-INLINE vf32x4 four_of_f32(vf64x4 v) {
+INLINE vf32x4 round_four_f32(vf64x4 v) {
 #if defined(FN_AVX512) || defined(FN_AVX2)
     return (vf32x4)_mm256_cvtpd_ps((__m256d)v);
 #else
@@ -135,9 +137,9 @@ INLINE vf32x4 four_of_f32(vf64x4 v) {
     return rounded;
 #endif
 }
-INLINE vf64x4 four_of_f64(vf64x4 v) { return v; }
+INLINE vf64x4 round_four_f64(vf64x4 v) { return v; }
 INLINE vf64x4 put_four_f32(vf32x4 *to, vf64x4 v) {
-    *to = four_of_f32(v);
+    *to = round_four_f32(v);
     return in_double_f32(*to);
 }
 INLINE vf64x4 put_four_f64(vf64x4 *to, vf64x4 v) { return *to = v; }

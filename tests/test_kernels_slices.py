@@ -285,6 +285,46 @@ def test_adjoint_rows(tier, kind, rng):
             )
 
 
+def test_adjoint_rows_with_sums_of_columns_alone(tier, kind, rng):
+    verbs = kind.verbs(tier)
+    for i, (rows, n, mean) in enumerate(
+        [*MANY, (2, 520, 0.1), (4, 129, 0.1), (7, 2050, 0.1), (1, 700, 0)] * 2
+    ):
+        if n * np.dtype(kind.compute).itemsize > 16384:
+            continue  # longer than one accumulation: in tiles of three, and other pairs
+        layout, centre = next(cases())[2], i % 2 > 0
+        dy, x = make_values(rng, (rows, n), kind), make_values(rng, (rows, n), kind, mean)
+        far = np.arange(rows) == (rows // 2 if i % 3 == 0 else rows)  # what becomes of it is not looked at
+        dy[far, n // 3] = kind.narrow(np.inf)
+        weight = Param(rng, "along", x.shape, kind, 1.0)
+        means = (mean + 0.3 * rng.standard_normal(rows)).astype(kind.compute) if centre else None
+        rstds = (1 + 0.1 * rng.random(rows)).astype(kind.compute)
+        inputs, dx, work = place(layout, dy, x), Memory(x.shape, x.dtype, layout), work_array(verbs, 2 * n)
+        work.view[...] = 0
+        done = verbs.adjoint_rows(
+            *views(inputs), dx.view, 1, centre, None, means, rstds, weight.argument, work.view
+        )
+        assert done == rows
+        finish("adjoint_rows", [*inputs, weight.memory], dx, work)
+
+        arguments = {"mean": by_row(means, 1) if centre else None, "rstd": by_row(rstds, 1)}
+        sums, expected, columns = results(3, rows), Memory(x.shape, x.dtype), work_array(verbs, 2 * n)
+        columns.view[...] = 0
+        verbs.dots_rows(dy, x, None, sums.view, **arguments, weight=weight.argument)
+        with np.errstate(all="ignore"):
+            c1, c2, _ = scalars_of(sums.view, None, rows, 1, n, centre)
+            c1, c2, shift = (a.astype(kind.compute) for a in (c1, c2, sums.view[2] * (1 / n)))
+        scalars = {"c2": by_row(c2, 1)}
+        if centre:
+            scalars |= {"c1": by_row(c1, 1), "shift": by_row(shift, 1)}
+        verbs.combine_cols(dy, x, expected.view, columns.view, **arguments, **scalars, weight=weight.argument)
+        assert_same_bits(dx.view[~far], expected.view[~far], f"dx of {rows} x {n}")
+        beside = np.arange(n) != n // 3
+        for k in range(not centre, 2):
+            sums_of, sums_expected = (a.view[k * n : (k + 1) * n][beside] for a in (work, columns))
+            assert_same_bits(sums_of, sums_expected, f"sums {k} of {rows} x {n}")
+
+
 def test_adjoint_rows_of_fresh_statistics(tier, kind, rng):
     # a slice of one row, without a mean: its squares and its products in one pass
     for i, (rows, _, n, layout, _) in enumerate(shapes()):
