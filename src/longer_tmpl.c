@@ -166,7 +166,7 @@ INLINE ptrdiff_t FN(adjoint_some)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
     const fn_tile none = {0};
     const fn_param absent = {0};
     const vf64x4 share = splat_four(1 / (double)n);
-    const int with_g = centre, plain = along || (!p->sums.g && !p->weight.a);
+    const int plain = along || (!p->sums.g && !p->weight.a);
     const A *const means = p->mean, *const rstds = p->rstd;
     A *const sg = p->work, *const sgx = along ? sg + n : NULL;
     ptrdiff_t r = first;
@@ -177,7 +177,7 @@ INLINE ptrdiff_t FN(adjoint_some)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
         vec of_g[4] = {{0}}, of_gx[4] = {{0}}, of_sx[4] = {{0}};
         for (int i = 0; i < some; i++) {
             vec g[U] = {{0}}, gx[U] = {{0}}, sx[U] = {{0}};
-            FN(add_dots)(of_dy.base + i * dy.step, of_x.base + i * x.step, NULL, n, &dots, i, 1, with_g, centre, 0,
+            FN(add_dots)(of_dy.base + i * dy.step, of_x.base + i * x.step, NULL, n, &dots, i, 1, centre, centre, 0,
                          along, 0, g, gx, sx);
             of_g[i] = FN(folded)(g);
             of_gx[i] = FN(folded)(gx);

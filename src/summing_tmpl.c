@@ -1,5 +1,5 @@
-/* The verbs that write dx and take the sums of parameters' gradients on the way, and those that carry such sums. Written once in T; norm.c includes this file
- * once per dtype. */
+/* The verbs that write dx and take the sums of parameters' gradients on the way, and those that carry such sums. Written once in
+ * T; norm.c includes this file once per dtype. */
 
 enum { FN(DOTS_TOGETHER) = VBYTES == 64 ? 2 : 1 }; /* rows of combine_dots whose sums fit the registers */
 

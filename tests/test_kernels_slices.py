@@ -299,10 +299,7 @@ def test_adjoint_rows_with_sums_of_columns_alone(tier, kind, rng):
         dy, x = make_values(rng, (rows, n), kind), make_values(rng, (rows, n), kind, mean)
         far = np.arange(rows) == (rows // 2 if i % 3 == 0 else rows)  # what becomes of it is not looked at
         dy[far, n // 3] = kind.narrow(np.inf)
-        if i % 3 == 1 and kind.name in (
-            "f32",
-            "bf16",
-        ):  # a sum that leaves the range on the way, and comes back
+        if i % 3 == 1 and kind.name in ("f32", "bf16"):  # a sum leaves the range on the way, and comes back
             most = float(np.finfo(kind.compute).max) / 2
             dy[0] = kind.narrow(np.where(np.arange(n) < n // 2, most, -most))
         weight = Param(rng, "along", x.shape, kind, 1.0)
