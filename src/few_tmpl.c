@@ -89,49 +89,40 @@ OUTLINE ptrdiff_t FN(combine_short)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t
     return rows;
 }
 
-/* combine_cols of such rows, two at a time; the sums stay in registers as well. `V` and `centred` are constants. */
+/* combine_cols of such rows; the sums stay in registers as well. `V` and `centred` are constants wherever this is inlined. */
 INLINE void FN(combine_cols_few)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n, int V,
                                  const fn_adjoint *p, int centred, A *sg, A *sgx) {
     const A zero = 0, minus_zero = (A)-0.0, one = 1;
     const fn_param means = FN(param_or)(p->mean, &zero), rstds = FN(param_or)(p->rstd, &one);
     const fn_param c1s = FN(param_or)(p->c1, &minus_zero), c2s = FN(param_or)(p->c2, &zero);
     const fn_param shifts = FN(param_or)(p->shift, &zero);
-    vec w[FN(MOST_VECTORS)], all_g[FN(MOST_VECTORS)], all_gx[FN(MOST_VECTORS)];
+    vec w[FN(MOST_VECTORS)], of_g[FN(MOST_VECTORS)], of_gx[FN(MOST_VECTORS)];
     UNROLL for (int u = 0; u < V; u++) {
         const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
         w[u] = p->weight.a && p->weight.along ? FN(fetch_a)(p->weight.a, at, k) : FN(param_splat)(p->weight, 0, 1);
-        all_g[u] = FN(fetch_a)(sg, at, k);
-        all_gx[u] = FN(fetch_a)(sgx, at, k);
+        of_g[u] = FN(fetch_a)(sg, at, k);
+        of_gx[u] = FN(fetch_a)(sgx, at, k);
     }
-    for (ptrdiff_t r = 0; r < rows; r += 2) {
-        const int two = r + 1 < rows;
-        vec tg[FN(MOST_VECTORS)], tgx[FN(MOST_VECTORS)];
-        UNROLL for (int i = 0; i < 2; i++) {
-            if (i && !two) break;
-            const char *gs = dy.base + (r + i) * dy.step, *xs = x.base + (r + i) * x.step;
-            char *ds = (char *)dx.base + (r + i) * dx.step;
-            const vec rstd = FN(param_load)(rstds, r + i), mean = centred ? FN(param_load)(means, r + i) : rstd;
-            const vec c2 = FN(param_load)(c2s, r + i), c1 = centred ? FN(param_load)(c1s, r + i) : rstd;
-            const vec shift = centred ? FN(param_load)(shifts, r + i) : rstd;
-            UNROLL for (int u = 0; u < V; u++) {
-                const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
-                const vec g = FN(fetch)(gs, at, k, 0), v = FN(fetch)(xs, at, k, 0);
-                const vec xhat = (centred ? v - mean : v) * rstd, gx = g * (centred ? xhat - shift : xhat);
-                tg[u] = i ? tg[u] + g : g;
-                tgx[u] = i ? tgx[u] + gx : gx;
-                const vec d = centred ? c1 + xhat * c2 : xhat * c2;
-                FN(put)(ds, at, k, (g * w[u] - d) * rstd);
-            }
-        }
+    TWICE for (ptrdiff_t r = 0; r < rows; r++) {
+        const char *gs = dy.base + r * dy.step, *xs = x.base + r * x.step;
+        char *ds = (char *)dx.base + r * dx.step;
+        const vec rstd = FN(param_load)(rstds, r), mean = centred ? FN(param_load)(means, r) : rstd;
+        const vec c2 = FN(param_load)(c2s, r), c1 = centred ? FN(param_load)(c1s, r) : rstd;
+        const vec shift = centred ? FN(param_load)(shifts, r) : rstd;
         UNROLL for (int u = 0; u < V; u++) {
-            all_g[u] += tg[u];
-            all_gx[u] += tgx[u];
+            const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
+            const vec g = FN(fetch)(gs, at, k, 0), v = FN(fetch)(xs, at, k, 0);
+            const vec xhat = (centred ? v - mean : v) * rstd, gx = g * (centred ? xhat - shift : xhat);
+            of_g[u] += g;
+            of_gx[u] += gx;
+            const vec d = centred ? c1 + xhat * c2 : xhat * c2;
+            FN(put)(ds, at, k, (g * w[u] - d) * rstd);
         }
     }
     UNROLL for (int u = 0; u < V; u++) {
         const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
-        FN(put_a)(sg, at, k, all_g[u]);
-        FN(put_a)(sgx, at, k, all_gx[u]);
+        FN(put_a)(sg, at, k, of_g[u]);
+        FN(put_a)(sgx, at, k, of_gx[u]);
     }
 }
 /* the same where the weight, if there is one, varies along the rows alone; returns how many are done */

@@ -2,6 +2,8 @@
  * samples, trees and moments are taken together, as a row by itself would wait for each. The same bits as row by row. Written
  * once in T; norm.c includes this file once per dtype. */
 
+enum { FN(WALKED_BYTES) = 2048 };
+
 /* Whether moments_rows takes such rows here. Vectors of less than 64 bytes need all registers for the lanes of one row, and
  * leave those of one run alone. */
 INLINE int FN(is_middle)(ptrdiff_t n) {
@@ -42,12 +44,17 @@ INLINE FOUR FN(sample_four)(const char *const rows[4], ptrdiff_t n) {
     return (FOUR)((IFOUR)mean & ~((squares - squares == none) & (mean * mean < (A)NEAR * (squares * share))));
 }
 
-/* moments_cell of four rows. Those of one run are added up side by side, if the lanes of all fit the registers; else they are
- * one after the other, each to a vector. `centre` (0 or 1) is a constant. */
+/* Whether four are added up side by side: those of one run, if the lanes of all fit the registers. Rows across cache lines that
+ * are not too short are better walked one after the other. */
+INLINE int FN(is_side_by_side)(ptrdiff_t n) {
+    return VBYTES == 64 && n <= RUN * LANES && !(WALKS && n * (ptrdiff_t)sizeof(T) >= FN(WALKED_BYTES));
+}
+
+/* moments_cell of four rows, side by side or one after the other, each to a vector. `centre` (0 or 1) is a constant. */
 INLINE FN(moments_of_four) FN(four_moments)(const char *const rows[4], ptrdiff_t n, int centre) {
     vec of_s[4], of_q[4];
     const FOUR m = centre ? FN(sample_four)(rows, n) : (FOUR){0};
-    if (VBYTES == 64 && n <= RUN * LANES) {
+    if (FN(is_side_by_side)(n)) {
         vec s[4][U] = {{{0}}}, q[4][U] = {{{0}}};
         if (m[0] == 0 && m[1] == 0 && m[2] == 0 && m[3] == 0)
             FN(add_four)(rows, n, 0, centre, m, s, q);

@@ -49,6 +49,8 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
     for (; i < n; i++) merge_one(i, into, from);
 }
 
+enum { WALKS_plain, WALKS_walk };
+
 #define FN(name) JOIN(name, K)
 #define LOAD JOIN(load, S)
 #define LOADN JOIN(loadn, S)
@@ -56,6 +58,7 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
 #define WALK JOIN(HOW, S)
 #define WALK_FROM JOIN(JOIN(HOW, from), S)
 #define WALK_ON JOIN(JOIN(HOW, on), S)
+#define WALKS JOIN(WALKS, HOW)
 #define STORE JOIN(store, S)
 #define STOREN JOIN(storen, S)
 #define STORE1 JOIN(store1, S)

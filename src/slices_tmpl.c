@@ -7,7 +7,8 @@ enum {
     FN(BACKWARD_BYTES) = sizeof(A) == 8 ? 16384 : 24576,
     FN(SUMMED_BYTES) = 196608, /* the same with sums of columns: from the second cache, but several rows at once */
     FN(PAST_BYTES) = 393216, /* the same where all is in memory, which then turns from reading to writing less often */
-    FN(PRODUCTS_BYTES) = 10240, /* of x, in a tile without a mean, whose scalars are taken together */
+    FN(BACKWARDS_BYTES) = 65536, /* of a slice of several rows that are written backwards, the last one first */
+    FN(PRODUCTS_BYTES) = 10240,  /* of x, in a tile without a mean, whose scalars are taken together */
 };
 
 /* slices of a tile */
@@ -16,6 +17,16 @@ INLINE ptrdiff_t FN(slices_together)(ptrdiff_t per, ptrdiff_t n, ptrdiff_t bytes
     const ptrdiff_t fit = slices < 1 ? 1 : slices > most ? most : slices;
     return fit >= 16 ? fit / 16 * 16 : fit >= 4 ? fit / 4 * 4 : fit; /* as many as verbs take at once */
 }
+/* Rows of a slice that alone is more than the first cache, last ones first: those are still there after its sums. All of its
+ * statistics and scalars are the same for each row; a weight is not. */
+INLINE fn_tile FN(backwards)(fn_tile t, ptrdiff_t rows) { return (fn_tile){t.base + (rows - 1) * t.step, -t.step}; }
+INLINE fn_param FN(param_backwards)(fn_param p, ptrdiff_t rows) {
+    return p.a ? (fn_param){FN(param_row)(p, rows - 1), -p.step, p.along} : p;
+}
+INLINE int FN(is_backwards)(ptrdiff_t slices, ptrdiff_t per, ptrdiff_t n) {
+    return slices == 1 && per > 1 && per * n * (ptrdiff_t)sizeof(T) >= FN(BACKWARDS_BYTES);
+}
+
 /* for each row: its slice's value, in `to` unless that is the same */
 INLINE fn_param FN(by_row)(const A *of_slices, ptrdiff_t slices, ptrdiff_t per, A *to) {
     if (per == 1) return (fn_param){of_slices, 1, 0};
@@ -39,20 +50,27 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
     if (FN(is_longer_forward)(n, p)) return FN(normalize_longer)(x, y, slices, n, p);
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         k = slices - s < most ? slices - s : most;
-        const fn_tile from = fn_tile_from(x, s * per);
+        fn_tile from = fn_tile_from(x, s * per);
         FN(moments_rows)(from, none, k, per * x.step, 0, p->adjoin ? 1 : per, p->adjoin ? per * n : n, p->centre, m);
         if (FN(finalize)(k, m, p->eps, p->least, p->scale, high, low, rstd)) return s;
         if (p->mean)
             for (ptrdiff_t i = 0; i < k; i++) ((A *)p->mean)[s + i] = (A)(mean[i] + comp[i]);
         if (p->rstd) memcpy((A *)p->rstd + s, rstd, (size_t)k * sizeof(A));
-        const fn_affine q = {.mean = p->centre ? FN(by_row)(high, k, per, of.rows[0]) : absent,
-                             .comp = p->centre ? FN(by_row)(low, k, per, of.rows[1]) : absent,
-                             .rstd = p->scale ? FN(by_row)(rstd, k, per, of.rows[2]) : absent,
-                             .weight = FN(param_from)(p->weight, s * per, 0),
-                             .bias = FN(param_from)(p->bias, s * per, 0),
-                             .past = p->past,
-                             .ahead = FN(rows_ahead)(p->past, k * per, n) * x.step};
-        FN(apply)(from, fn_tile_from(y, s * per), k * per, n, &q);
+        fn_tile to = fn_tile_from(y, s * per);
+        fn_affine q = {.mean = p->centre ? FN(by_row)(high, k, per, of.rows[0]) : absent,
+                       .comp = p->centre ? FN(by_row)(low, k, per, of.rows[1]) : absent,
+                       .rstd = p->scale ? FN(by_row)(rstd, k, per, of.rows[2]) : absent,
+                       .weight = FN(param_from)(p->weight, s * per, 0),
+                       .bias = FN(param_from)(p->bias, s * per, 0),
+                       .past = p->past,
+                       .ahead = FN(rows_ahead)(p->past, k * per, n) * x.step};
+        if (FN(is_backwards)(k, per, n)) {
+            from = FN(backwards)(from, per);
+            to = FN(backwards)(to, per);
+            q.weight = FN(param_backwards)(q.weight, per);
+            q.bias = FN(param_backwards)(q.bias, per);
+        }
+        FN(apply)(from, to, k * per, n, &q);
     }
     return slices;
 }
@@ -181,13 +199,10 @@ INLINE ptrdiff_t FN(divide_products)(ptrdiff_t k, ptrdiff_t n, const fn_slices *
 INLINE int FN(from_memory)(const fn_slices *p, int past) {
     return past && p->past == FN_FROM_MEMORY && !FN(ASKS_FOR_BOTH);
 }
-/* Slices of a tile of adjoint_rows. With sums of columns a large one must be of pairs of rows as a small one is: they are added
- * up by pairs, and what goes past the caches depends on the threads. */
+/* slices of a tile of adjoint_rows */
 INLINE ptrdiff_t FN(slices_of_tile)(const fn_slices *p, ptrdiff_t n, int past) {
-    ptrdiff_t most = FN(slices_together)(p->per, n, (p->work ? FN(SUMMED_BYTES) : FN(BACKWARD_BYTES)) / 3);
-    const ptrdiff_t large = FN(slices_together)(p->per, n, FN(PAST_BYTES) / 3);
-    if (p->work && most < FN_TOGETHER) most = FN_TOGETHER; /* per is 1 then */
-    return FN(from_memory)(p, past) && !(p->work && (most | large) % FN_TOGETHER) ? large : most;
+    const ptrdiff_t bytes = FN(from_memory)(p, past) ? FN(PAST_BYTES) : p->work ? FN(SUMMED_BYTES) : FN(BACKWARD_BYTES);
+    return FN(slices_together)(p->per, n, bytes / 3);
 }
 
 /* dx of slices of one row without mean or varying weight, some rows after the other, by their undivided products. Returns
@@ -235,16 +250,14 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     const ptrdiff_t per = p->per, most = FN(slices_of_tile)(p, n, past);
     const int with_g = p->mean || p->centre || p->sums.g;
     const int undivided = p->undivided && per == 1 && !(p->weight.a && p->weight.along);
-    const int longer = !undivided && !past && FN(is_longer_backward)(p, n);
-    const ptrdiff_t some =
-        longer ? 2 * FN_TOGETHER : most; /* longer: what it left, too few or not finite; still pairs */
+    const int longer = !undivided && FN(is_longer_backward)(p, n, past);
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         if (undivided) s += FN(adjoint_each)(dy, x, dx, s, slices, n, p, past, each);
-        if (longer) s += FN(adjoint_longer)(dy, x, dx, s, slices, n, p);
+        if (longer) s += FN(adjoint_longer)(dy, x, dx, s, slices, n, p, past); /* but some, or what is not finite */
         if (s == slices) break;
-        k = undivided ? 1 : slices - s < some ? slices - s : some;
+        k = undivided ? 1 : slices - s < most ? slices - s : most;
         const ptrdiff_t r = s * per, rows = k * per;
-        const fn_tile of_dy = fn_tile_from(dy, r), of_x = fn_tile_from(x, r), of_dx = fn_tile_from(dx, r);
+        fn_tile of_dy = fn_tile_from(dy, r), of_x = fn_tile_from(x, r), of_dx = fn_tile_from(dx, r);
         if (p->fresh) {
             FN(moments_rows)(of_x, none, k, per * x.step, 0, per, n, 0, m);
             if (FN(finalize)(k, m, 0, p->least, 1, means, rstds, fresh)) return s;
@@ -260,16 +273,22 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
         for (ptrdiff_t i = 0; !plain && i < k; i++)
             FN(scalars)(p, n, r + i * per, (fn_sums){g + i * per, gx + i * per, sx + i * per}, shift + i, c1 + i,
                         c2 + i);
-        const fn_adjoint q = {.mean = mean,
-                              .rstd = rstd,
-                              .c1 = p->centre ? FN(by_row)(c1, k, per, of.rows[0]) : absent,
-                              .c2 = FN(by_row)(c2, k, per, of.rows[1]),
-                              .shift = FN(by_row)(shift, k, per, of.rows[2]),
-                              .weight = weight,
-                              .without_g = p->without_g,
-                              .past = p->past,
-                              .ahead = FN(rows_ahead)(past, rows, n) * x.step,
-                              .ahead_dy = FN(rows_ahead)(past, rows, n) * dy.step};
+        fn_adjoint q = {.mean = mean,
+                        .rstd = rstd,
+                        .c1 = p->centre ? FN(by_row)(c1, k, per, of.rows[0]) : absent,
+                        .c2 = FN(by_row)(c2, k, per, of.rows[1]),
+                        .shift = FN(by_row)(shift, k, per, of.rows[2]),
+                        .weight = weight,
+                        .without_g = p->without_g,
+                        .past = p->past,
+                        .ahead = FN(rows_ahead)(past, rows, n) * x.step,
+                        .ahead_dy = FN(rows_ahead)(past, rows, n) * dy.step};
+        if (FN(is_backwards)(k, per, n)) {
+            of_dy = FN(backwards)(of_dy, per);
+            of_x = FN(backwards)(of_x, per);
+            of_dx = FN(backwards)(of_dx, per);
+            q.weight = FN(param_backwards)(weight, per);
+        }
         if (p->work)
             FN(combine_cols)(of_dy, of_x, of_dx, rows, n, &q, p->work);
         else

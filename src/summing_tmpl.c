@@ -3,7 +3,8 @@
 
 enum { FN(DOTS_TOGETHER) = VBYTES == 64 ? 2 : 1 }; /* rows of combine_dots whose sums fit the registers */
 
-/* `rows`, `with_g`, `centred`, `shifted` and `weight_along` are constants wherever this is inlined */
+/* The sums of columns add up row by row, so that how many rows are taken at once, here and by a caller, is free. `rows`,
+ * `with_g`, `centred`, `shifted` and `weight_along` are constants wherever this is inlined. */
 INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r0, int rows, ptrdiff_t n,
                                   const fn_adjoint *p, int past, int with_g, int centred, int shifted, int weight_along,
                                   A *sg, A *sgx) {
@@ -29,19 +30,19 @@ INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r
     const A *weights = FN(param_row)(p->weight, r0);
     VECTOR_LOOP(n, {
         const vec w = weight_along ? FN(fetch_a)(weights, at, k) : weight;
-        vec tg = {0}, tgx = {0};
+        vec of_g = with_g ? FN(fetch_a)(sg, at, k) : w, of_gx = FN(fetch_a)(sgx, at, k);
         UNROLL for (int i = 0; i < rows; i++) {
             if (asks) FN(ask_ahead)(gs[i], at, ahead_g);
             if (asks) FN(ask_ahead)(xs[i], at, ahead_x);
             const vec g = FN(take)(&walks_g[i], gs[i], at, k, 0), v = FN(take)(&walks_x[i], xs[i], at, k, 0);
             const vec xhat = (centred ? v - mean[i] : v) * rstd[i], gx = g * (shifted ? xhat - shift[i] : xhat);
-            if (with_g) tg = i ? tg + g : g;
-            tgx = i ? tgx + gx : gx;
+            if (with_g) of_g += g;
+            of_gx += gx;
             const vec d = centred ? c1[i] + xhat * c2[i] : xhat * c2[i];
             FN(put_result)(ds[i], at, k, (g * w - d) * rstd[i], past);
         }
-        if (with_g) FN(put_a)(sg, at, k, FN(fetch_a)(sg, at, k) + tg);
-        FN(put_a)(sgx, at, k, FN(fetch_a)(sgx, at, k) + tgx);
+        if (with_g) FN(put_a)(sg, at, k, of_g);
+        FN(put_a)(sgx, at, k, of_gx);
     });
 }
 

@@ -259,6 +259,7 @@ INLINE void FN(combine_this_way)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx
                                  const fn_adjoint *p, int past, int has_x, int centred, int along, int scaled,
                                  int weight_along) {
     const int asks = past && FN(ASKS_FOR_BOTH);
+    const int walks_both = along || past; /* what is in a near cache comes faster if one row of two walks */
     const ptrdiff_t ahead_x = p->ahead, ahead_g = p->ahead_dy;
     const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
     char *ds[FN(TOGETHER)];
@@ -296,7 +297,7 @@ INLINE void FN(combine_this_way)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx
             if (scaled) g *= weight_along ? w : weight[i];
             vec d = along ? a : c1[i];
             if (has_x) {
-                const vec v = FN(take)(&walks_x[i], xs[i], at, k, 0);
+                const vec v = walks_both ? FN(take)(&walks_x[i], xs[i], at, k, 0) : FN(fetch)(xs[i], at, k, 0);
                 const vec share = ((centred ? v - (along ? m : mean[i]) : v) * scale) * (along ? b : c2[i]);
                 d = centred ? d + share : share;
             }

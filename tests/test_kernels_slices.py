@@ -35,6 +35,8 @@ MANY = [
     (130, 64, 40.0),
 ]  # rows of more tiles than one
 
+LARGE = [(2, 9, 4100), (1, 9, 4100), (2, 17, 2101), (1, 16, 2200)]  # of slices that leave the first cache
+
 
 def shapes(each=1):
     """(slices, rows of each, n, layout, mean of x in deviations)."""
@@ -43,7 +45,7 @@ def shapes(each=1):
         yield rows, per, n, layout, (0, 0.1, 3)[n % 3]
     yield from ((rows, 1, n, next(cases())[2], mean) for rows, n, mean in MANY)
     yield from (
-        (slices, per, n, next(cases())[2], 0.1) for slices, per, n in ((40, 16, 49), (3, 64, 9), (150, 3, 1))
+        (slices, per, n, next(cases())[2], 0.1) for slices, per, n in ((40, 16, 49), (3, 64, 9), (150, 3, 1), *LARGE)
     )
 
 
@@ -293,8 +295,6 @@ def test_adjoint_rows_with_sums_of_columns_alone(tier, kind, rng):
     for i, (rows, n, mean) in enumerate(
         [*MANY, (2, 520, 0.1), (4, 129, 0.1), (7, 2050, 0.1), (1, 700, 0)] * 2
     ):
-        if n * np.dtype(kind.compute).itemsize > 16384:
-            continue  # longer than one accumulation: in tiles of three, and other pairs
         layout, centre = next(cases())[2], i % 2 > 0
         dy, x = make_values(rng, (rows, n), kind), make_values(rng, (rows, n), kind, mean)
         far = np.arange(rows) == (rows // 2 if i % 3 == 0 else rows)  # what becomes of it is not looked at
