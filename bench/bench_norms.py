@@ -19,7 +19,7 @@ if not __package__:  # run as a file, not with -m
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from bench import machine, report
-from bench.cases import DTYPES, SIZES, Arrays, Case, all_cases, expected, make_arrays
+from bench.cases import DTYPES, LINE, OFFSET, SIZES, Arrays, Case, all_cases, expected, make_arrays
 from bench.peers import Fastnorm, NumPy, Peer
 from bench.report import OURS
 from bench.roofline import Memory, limit_passes
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     print(report.header(others), flush=True)
     results, wrong = [], 0
     for case in select(args):
-        arrays, part = make_arrays(case)
+        arrays, part = make_arrays(case, args.offset)
         calls = {peer: call for peer in peers if (call := prepare(peer, case, arrays, max(threads)))}
         if errors := check(case, calls, Fastnorm(reference).prepare(case, part)()):
             print(*errors, sep="\n", flush=True)
@@ -104,6 +104,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, help="default: all")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, help="default: all")
     parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="default: 1 and all")
+    parser.add_argument(
+        "--offset",
+        type=int,
+        choices=range(0, LINE, 8),
+        default=OFFSET,
+        help=f"bytes past a cache line at which x and dy begin; default: {OFFSET}",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw the results (needs matplotlib)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table of the README")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import numpy as np
@@ -14,6 +14,12 @@ SIZES = ("small", "cache", "large")  # a call's overhead; fits a last-level cach
 # Large arrays repeat their first part along axis 0 so often; the oracle, slow in its float64, computes the
 # part: the whole has its statistics where axis 0 is reduced, and more of its slices where axis 0 is kept.
 REPEATS = {"small": 1, "cache": 1, "large": 8}
+
+# Bytes past a cache line at which x and dy begin. Left to an allocator it is any multiple of 16, by which every
+# load of 64 bytes crosses a line or none does, and no run is like the next; large arrays from fresh memory
+# begin at 16.
+LINE = 64
+OFFSET = 16
 
 # Slices whose elements lie in runs shorter than this cannot be walked one by one: they are read together.
 SHORT_RUN_BYTES = 1024
@@ -181,10 +187,11 @@ def dtype_of(name: str) -> np.dtype:
     return np.dtype(name)
 
 
-def make_arrays(case: Case) -> tuple[Arrays, Arrays]:
+def make_arrays(case: Case, offset: int = OFFSET) -> tuple[Arrays, Arrays]:
     """Draw the inputs of a case, and the part that they repeat along axis 0.
 
-    x has mean 0.5 and deviation 2; the parameters are float32 for 16-bit x.
+    x has mean 0.5 and deviation 2; the parameters are float32 for 16-bit x. x and dy begin `offset` bytes
+    past a cache line.
     """
     repeats = REPEATS[case.size]
     view, dtype = case.view, dtype_of(case.dtype)
@@ -206,11 +213,12 @@ def make_arrays(case: Case) -> tuple[Arrays, Arrays]:
         bias=rng.standard_normal(param_shape).astype(param_dtype),
     )
     if repeats == 1:
-        return part, part
+        return replace(part, x=_placed(part.x, offset), dy=_placed(part.dy, offset)), part
     along = repeats if case.layout.norm == "weight" else 1  # its parameters lie along axis 0
     counts = (repeats, repeats, along, along)
     arrays = (part.x, part.dy, part.weight, part.bias)
-    return Arrays(*(np.concatenate([a] * n) for a, n in zip(arrays, counts, strict=True))), part
+    all_of = Arrays(*(np.concatenate([a] * n) for a, n in zip(arrays, counts, strict=True)))
+    return replace(all_of, x=_placed(all_of.x, offset), dy=_placed(all_of.dy, offset)), part
 
 
 def expected(case: Case, exact: tuple) -> list[tuple[str, np.ndarray, int]]:
@@ -223,6 +231,15 @@ def expected(case: Case, exact: tuple) -> list[tuple[str, np.ndarray, int]]:
         return [("dx", dx, repeats), ("dweight", grads[0], repeats)]
     named = zip(("dweight", "dbias"), grads, strict=False)
     return [("dx", dx, repeats), *((name, repeats * grad, 1) for name, grad in named if grad is not None)]
+
+
+def _placed(array: np.ndarray, offset: int) -> np.ndarray:
+    """The same values, beginning so many bytes past a cache line."""
+    memory = np.empty(array.nbytes + 2 * LINE, np.uint8)
+    first = (offset - memory.ctypes.data) % LINE
+    copy = np.ndarray(array.shape, array.dtype, memory, first)
+    copy[...] = array
+    return copy
 
 
 @cache

@@ -34,7 +34,8 @@ enum {
      * short, as then it takes more side by side. A unit of them: so many, as long as their x has so many bytes, or of so many
      * bytes of input, or this share of all, which leaves the threads enough; and it stays in L2 itself. But a few where rows
      * are large, whatever L2 holds: they are read in long runs without company, and the result is written backwards, from
-     * what is still there; three in the backward, and so many as have LARGE_RUN bytes of adjoining rows in the forward. */
+     * what is still there; three in the backward, and so many as have LARGE_RUN bytes of adjoining rows in the forward. And
+     * one if it is large itself, in the backward: a verb takes all of its rows at once. */
     INTERLEAVED_SLICE = 262144,
     INTERLEAVED_SHORT_SLICE = 32768,
     INTERLEAVED_LONG_ROW = 4096,
@@ -42,6 +43,7 @@ enum {
     INTERLEAVED_LARGE_ROW = 4096,
     INTERLEAVED_LARGE_SLICES = 3,
     INTERLEAVED_LARGE_RUN = 8192,
+    INTERLEAVED_LARGE_SLICE = 65536, /* of x */
     INTERLEAVED_X_BYTES = 131072,
     INTERLEAVED_BYTES = 65536,
     INTERLEAVED_SHARE = 16,
@@ -186,7 +188,10 @@ fn_cut fn_cut_make(const fn_job *job) {
         const ptrdiff_t large = job->data[FN_DY] ? INTERLEAVED_LARGE_SLICES : INTERLEAVED_LARGE_RUN / (n * size);
         const ptrdiff_t few = max(1, min(large, plan->regions / INTERLEAVED_SHARE));
         const int is_large = n * size >= INTERLEAVED_LARGE_ROW;
-        cut.strip = even(plan->regions, is_large ? few : min(max(share, least), INTERLEAVED_L2_BYTES) / slice);
+        cut.by_slices = is_large && job->data[FN_DY] && of_x >= INTERLEAVED_LARGE_SLICE;
+        cut.strip = cut.by_slices
+                        ? 1
+                        : even(plan->regions, is_large ? few : min(max(share, least), INTERLEAVED_L2_BYTES) / slice);
         cut.slots = cut.run = cut.block_rows = cut.strip;
         cut.strips = cut.units = fn_ceil_div(plan->regions, cut.strip);
         cut.blocks = cut.chunk_blocks = plan->rows;

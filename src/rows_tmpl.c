@@ -186,8 +186,7 @@ INLINE void FN(add_dots)(const char *dy, const char *x, const uint8_t *mask, ptr
             tg[u] = tgx[u] = tx[u] = (vec){0};
         },
         {
-            vec g =
-                has_x ? FN(take)(&walk_dy, dy, at, k, 0) : FN(fetch)(dy, at, k, 0); /* reading alone is no faster so */
+            vec g = FN(take)(&walk_dy, dy, at, k, 0);
             g *= weight_along ? FN(fetch_a)(weight, at, k) : weight0;
             g = FN(inside_row)(k, FN(zero_outside)(mask, at, k, g));
             if (with_g) tg[u] += g;

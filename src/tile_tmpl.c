@@ -293,7 +293,7 @@ INLINE void FN(combine_this_way)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx
             const vec scale = along ? s : rstd[i];
             if (asks) FN(ask_ahead)(gs[i], at, ahead_g);
             if (asks && has_x) FN(ask_ahead)(xs[i], at, ahead_x);
-            vec g = has_x ? FN(take)(&walks_g[i], gs[i], at, k, 0) : FN(fetch)(gs[i], at, k, 0);
+            vec g = FN(take)(&walks_g[i], gs[i], at, k, 0);
             if (scaled) g *= weight_along ? w : weight[i];
             vec d = along ? a : c1[i];
             if (has_x) {

@@ -83,7 +83,6 @@ MUTANTS = {  # name: (file, text, what stands there instead)
     "merged rows of the next ones' parameters": ("src/backward_unit.c", "(fn_is_merged(job) && (i + 1) % cut->row_blocks == 0)", "(fn_is_merged(job) && i < 0)"),
     "merged rows whose axes stay as they are": ("src/plan.c", "if (!fn_plan_params_vary(&plan->kept[i])) continue;", "if (1) continue;"),
     "a guess of columns that is not shared": ("src/cols_tmpl.c", "if (centre && fold > 1) FN(share_guesses)(n, fold, c);", "(void)0;"),
-    "the last rows of a tile left out": ("src/slices_tmpl.c", "return FN(slices_together)(p->per, n, bytes / 3);", "return FN(slices_together)(p->per, n, bytes / 3) + 1;"),
     "rows written backwards with the first one's weight first": ("src/slices_tmpl.c", "q.weight = FN(param_backwards)(weight, per);", "q.weight = weight;"),
     "rows written backwards with the first one's bias first": ("src/slices_tmpl.c", "q.bias = FN(param_backwards)(q.bias, per);", ""),
     "short rows' column sums of the last row alone": ("src/few_tmpl.c", "of_gx[u] += gx;", "of_gx[u] = gx;"),

@@ -45,7 +45,8 @@ def shapes(each=1):
         yield rows, per, n, layout, (0, 0.1, 3)[n % 3]
     yield from ((rows, 1, n, next(cases())[2], mean) for rows, n, mean in MANY)
     yield from (
-        (slices, per, n, next(cases())[2], 0.1) for slices, per, n in ((40, 16, 49), (3, 64, 9), (150, 3, 1), *LARGE)
+        (slices, per, n, next(cases())[2], 0.1)
+        for slices, per, n in ((40, 16, 49), (3, 64, 9), (150, 3, 1), *LARGE)
     )
 
 
