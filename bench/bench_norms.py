@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 def write(args: argparse.Namespace, told: dict, results: list[report.Result], others: list[str]) -> None:
     """The files asked for."""
     if args.json:
-        run = {"machine": told, "results": [r.to_json() for r in results]}
+        run = {"machine": told, "offset": args.offset, "results": [r.to_json() for r in results]}
         args.json.write_text(json.dumps(run, indent=1) + "\n")
     if args.markdown:
         args.markdown.write_text(report.markdown(results, others) + "\n")

@@ -15,9 +15,9 @@ SIZES = ("small", "cache", "large")  # a call's overhead; fits a last-level cach
 # part: the whole has its statistics where axis 0 is reduced, and more of its slices where axis 0 is kept.
 REPEATS = {"small": 1, "cache": 1, "large": 8}
 
-# Bytes past a cache line at which x and dy begin. Left to an allocator it is any multiple of 16, by which every
-# load of 64 bytes crosses a line or none does, and no run is like the next; large arrays from fresh memory
-# begin at 16.
+# Bytes past a cache line at which x and dy begin. Left to an allocator it is a multiple of 16, so that every
+# load of 64 bytes crosses a line or none does, and no run is like the next; large arrays begin at 16 if their
+# memory is fresh.
 LINE = 64
 OFFSET = 16
 

@@ -73,7 +73,7 @@ static void layout(fn_backward_job *b, int workers, fn_space *space) {
     for (int i = 0; i < workers; i++) {
         fn_worker_space *w = b->workers ? &b->workers[i] : &worker;
         *w = (fn_worker_space){0};
-        if (!job->whole_rows) w->rows = take_sums(space, cut->by_slices ? job->plan.rows : cut->block_rows);
+        if (!job->whole_rows) w->rows = take_sums(space, cut->block_rows);
         if (job->plan.cols || b->from_elements) {
             w->columns = take_sums(space, cut->split);
             const ptrdiff_t doubles = b->whole_cols ? 3 : 0, values = b->whole_cols ? 5 : 3;

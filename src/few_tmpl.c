@@ -96,12 +96,12 @@ INLINE void FN(combine_cols_few)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t ro
     const fn_param means = FN(param_or)(p->mean, &zero), rstds = FN(param_or)(p->rstd, &one);
     const fn_param c1s = FN(param_or)(p->c1, &minus_zero), c2s = FN(param_or)(p->c2, &zero);
     const fn_param shifts = FN(param_or)(p->shift, &zero);
-    vec w[FN(MOST_VECTORS)], of_g[FN(MOST_VECTORS)], of_gx[FN(MOST_VECTORS)];
+    vec w[FN(MOST_VECTORS)], sum_g[FN(MOST_VECTORS)], sum_gx[FN(MOST_VECTORS)];
     UNROLL for (int u = 0; u < V; u++) {
         const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
         w[u] = p->weight.a && p->weight.along ? FN(fetch_a)(p->weight.a, at, k) : FN(param_splat)(p->weight, 0, 1);
-        of_g[u] = FN(fetch_a)(sg, at, k);
-        of_gx[u] = FN(fetch_a)(sgx, at, k);
+        sum_g[u] = FN(fetch_a)(sg, at, k);
+        sum_gx[u] = FN(fetch_a)(sgx, at, k);
     }
     TWICE for (ptrdiff_t r = 0; r < rows; r++) {
         const char *gs = dy.base + r * dy.step, *xs = x.base + r * x.step;
@@ -113,16 +113,16 @@ INLINE void FN(combine_cols_few)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t ro
             const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
             const vec g = FN(fetch)(gs, at, k, 0), v = FN(fetch)(xs, at, k, 0);
             const vec xhat = (centred ? v - mean : v) * rstd, gx = g * (centred ? xhat - shift : xhat);
-            of_g[u] += g;
-            of_gx[u] += gx;
+            sum_g[u] += g;
+            sum_gx[u] += gx;
             const vec d = centred ? c1 + xhat * c2 : xhat * c2;
             FN(put)(ds, at, k, (g * w[u] - d) * rstd);
         }
     }
     UNROLL for (int u = 0; u < V; u++) {
         const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
-        FN(put_a)(sg, at, k, of_g[u]);
-        FN(put_a)(sgx, at, k, of_gx[u]);
+        FN(put_a)(sg, at, k, sum_g[u]);
+        FN(put_a)(sgx, at, k, sum_gx[u]);
     }
 }
 /* the same where the weight, if there is one, varies along the rows alone; returns how many are done */

@@ -189,10 +189,11 @@ fn_cut fn_cut_make(const fn_job *job) {
         const ptrdiff_t few = max(1, min(large, plan->regions / INTERLEAVED_SHARE));
         const int is_large = n * size >= INTERLEAVED_LARGE_ROW;
         cut.by_slices = is_large && job->data[FN_DY] && of_x >= INTERLEAVED_LARGE_SLICE;
-        cut.strip = cut.by_slices
-                        ? 1
-                        : even(plan->regions, is_large ? few : min(max(share, least), INTERLEAVED_L2_BYTES) / slice);
-        cut.slots = cut.run = cut.block_rows = cut.strip;
+        const ptrdiff_t most = cut.by_slices ? 1
+                               : is_large    ? few
+                                             : min(max(share, least), INTERLEAVED_L2_BYTES) / slice;
+        cut.strip = cut.slots = cut.run = even(plan->regions, most);
+        cut.block_rows = cut.by_slices ? plan->rows : cut.strip;
         cut.strips = cut.units = fn_ceil_div(plan->regions, cut.strip);
         cut.blocks = cut.chunk_blocks = plan->rows;
         cut.row_blocks = cut.chunks = 1;

@@ -52,7 +52,7 @@ int fn_backward(fn_job *job);
 typedef struct {
     int many_rows;        /* ROWS, one row to a slice, or a few that adjoin: many slices to a tile */
     int interleaved;      /* ROWS, slices that fit L2 whose rows lie between each other's: a strip of them to a unit */
-    int by_slices;        /* interleaved, the backward: a verb takes all rows of a slice, not a row of each */
+    int by_slices;        /* interleaved, the backward: units of one slice, whose rows a verb takes at once */
     ptrdiff_t strips;     /* of each region's columns, or of the slices */
     ptrdiff_t strip;      /* columns, or slices, of a strip; the last may be narrower */
     ptrdiff_t slots;      /* slices' worth of records of a unit: columns, slices, or 1 */

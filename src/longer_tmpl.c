@@ -5,8 +5,8 @@
 enum {
     FN(LEAST_BYTES) =
         2048, /* of a row in the forward: of shorter ones, the verbs for tiles take more than four at a time */
-    FN(FOUR_BYTES) = 4096,   /* of a row at most, of which four stay in the first cache in the forward, */
-    FN(SOME_BYTES) = 2048,   /* and some in the backward */
+    FN(FOUR_BYTES) = 4096,   /* of a row at most, of which four stay in the first cache in the forward */
+    FN(SOME_BYTES) = 2048,   /* of a row at most, of which two or four are taken at once in the backward */
     FN(AHEAD_BYTES) = 16384, /* to ask ahead for */
 };
 
@@ -143,8 +143,8 @@ static ptrdiff_t FN(normalize_longer)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrd
 }
 
 /* Whether adjoint_longer takes such slices: those of layer and RMS norm, whose weight varies along the row and whose sums are of
- * columns, and those of a mean whose weight is of the row, if there is one. Results go past the caches row by row as well,
- * but from memory by tiles. */
+ * columns, and those of a mean whose weight is of the row, if there is one. Results that go past the caches do so row by row,
+ * without asking ahead, as all is in the last cache; those from memory by tiles. */
 INLINE int FN(is_longer_backward)(const fn_slices *p, ptrdiff_t n, int past) {
     if (past && (p->past == FN_FROM_MEMORY || n * (ptrdiff_t)sizeof(T) <= FN(SOME_BYTES))) return 0;
     const int along = p->weight.a && p->weight.along, by_column = along && p->work && !p->sums.g;
@@ -160,15 +160,15 @@ INLINE FOUR FN(some_of)(const A *a, int some) {
     return v;
 }
 
-/* adjoint_rows of `some` (1, 2 or 4) rows at a time; `past` is of single ones. Returns how many are done: the next are too
- * few, or their sums not finite. `some`, `centre` and `along` (a weight varies along the row, and sums of columns are
+/* adjoint_rows of `some` (1, 2 or 4) rows at a time; `past` counts for single ones alone. Returns how many are done: the next
+ * are too few, or their sums not finite. `some`, `centre` and `along` (a weight varies along the row, and sums of columns are
  * wanted) are constants wherever this is inlined. */
 INLINE ptrdiff_t FN(adjoint_some)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t first, ptrdiff_t slices, ptrdiff_t n,
                                   const fn_slices *p, int past, int some, int centre, int along) {
     const fn_tile none = {0};
     const fn_param absent = {0};
     const vf64x4 share = splat_four(1 / (double)n);
-    const int together = some < FN_TOGETHER ? some : FN_TOGETHER, way = some == 1 ? past : FN(NOT_PAST);
+    const int together = some < FN_TOGETHER ? some : FN_TOGETHER, way_past = some == 1 ? past : FN(NOT_PAST);
     const int plain = along || (!p->sums.g && !p->weight.a);
     const A *const means = p->mean, *const rstds = p->rstd;
     A *const sg = p->work, *const sgx = along ? sg + n : NULL;
@@ -219,8 +219,11 @@ INLINE ptrdiff_t FN(adjoint_some)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
                               .shift = {&shifts, 1, 0},
                               .weight = FN(param_from)(p->weight, r, 0)};
         for (int i = 0; along && i < some; i += together) {
-#define COMBINE_COLS(...) FN(combine_cols_rows)(of_dy, of_x, of_dx, i, together, n, &q, way, __VA_ARGS__, 1, sg, sgx)
-            if (!centre)
+#define COMBINE_COLS(...)                                                                                              \
+    FN(combine_cols_rows)(of_dy, of_x, of_dx, i, together, n, &q, way_past, __VA_ARGS__, 1, sg, sgx)
+            if (!centre && p->without_g)
+                COMBINE_COLS(0, 0, 0);
+            else if (!centre)
                 COMBINE_COLS(1, 0, 0);
             else if (shifts[i] != 0 || shifts[i + together - 1] != 0)
                 COMBINE_COLS(1, 1, 1);
@@ -229,23 +232,23 @@ INLINE ptrdiff_t FN(adjoint_some)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t f
 #undef COMBINE_COLS
         }
         for (int i = 0; !along && i < some; i++)
-            FN(combine_rows)(of_dy, of_x, none, of_dx, i, 1, n, &q, way, 1, centre, 0, 1, 0);
+            FN(combine_rows)(of_dy, of_x, none, of_dx, i, 1, n, &q, way_past, 1, centre, 0, 1, 0);
     }
     return r - first;
 }
 
-/* How many at a time: the fewer, the less is in the first cache; from the last cache, rows come fastest when the same
- * instructions read one after the other. Short ones wait for each other's scalars then, 16-bit ones most. */
+/* One at a time, if longer than SOME_BYTES: from the last cache rows come fastest when the same instructions read one after
+ * the other. Shorter ones would wait for each other's scalars: two, or four of 16 bits or without sums of columns. */
 static ptrdiff_t FN(adjoint_longer)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t first, ptrdiff_t slices, ptrdiff_t n,
                                     const fn_slices *p, int past) {
-    enum { SOME = sizeof(T) == 2 ? 4 : 2 };
+    enum { SHORT = sizeof(T) == 2 ? 4 : 2 };
 #define ADJOINT_SOME(some, ...) FN(adjoint_some)(dy, x, dx, first, slices, n, p, past, some, __VA_ARGS__)
 #define ADJOINT(some, ...)                                                                                             \
     n *(ptrdiff_t)sizeof(T) > FN(SOME_BYTES) ? ADJOINT_SOME(1, __VA_ARGS__) : ADJOINT_SOME(some, __VA_ARGS__)
     const int along = p->weight.a && p->weight.along;
     if (!along) return ADJOINT(4, 1, 0);
-    if (p->centre) return ADJOINT(SOME, 1, 1);
-    return ADJOINT(SOME, 0, 1);
+    if (p->centre) return ADJOINT(SHORT, 1, 1);
+    return ADJOINT(SHORT, 0, 1);
 #undef ADJOINT
 #undef ADJOINT_SOME
 }

@@ -2,7 +2,7 @@
  * samples, trees and moments are taken together, as a row by itself would wait for each. The same bits as row by row. Written
  * once in T; norm.c includes this file once per dtype. */
 
-enum { FN(WALKED_BYTES) = 2048 };
+enum { FN(WALKED_BYTES) = 2048 }; /* of a row, at least, that is better walked than added up beside others */
 
 /* Whether moments_rows takes such rows here. Vectors of less than 64 bytes need all registers for the lanes of one row, and
  * leave those of one run alone. */

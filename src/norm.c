@@ -49,7 +49,7 @@ static void merge(ptrdiff_t n, fn_moments into, fn_moments from) {
     for (; i < n; i++) merge_one(i, into, from);
 }
 
-enum { WALKS_plain, WALKS_walk };
+enum { WALKS_plain, WALKS_walk }; /* what WALKS is, by HOW */
 
 #define FN(name) JOIN(name, K)
 #define LOAD JOIN(load, S)

@@ -7,7 +7,7 @@ enum {
     FN(BACKWARD_BYTES) = sizeof(A) == 8 ? 16384 : 24576,
     FN(SUMMED_BYTES) = 196608, /* the same with sums of columns: from the second cache, but several rows at once */
     FN(PAST_BYTES) = 393216, /* the same where all is in memory, which then turns from reading to writing less often */
-    FN(BACKWARDS_BYTES) = 65536, /* of a slice of several rows that are written backwards, the last one first */
+    FN(BACKWARDS_BYTES) = 49152, /* of a slice that leaves the first cache: its rows are written backwards */
     FN(PRODUCTS_BYTES) = 10240,  /* of x, in a tile without a mean, whose scalars are taken together */
 };
 
@@ -17,8 +17,8 @@ INLINE ptrdiff_t FN(slices_together)(ptrdiff_t per, ptrdiff_t n, ptrdiff_t bytes
     const ptrdiff_t fit = slices < 1 ? 1 : slices > most ? most : slices;
     return fit >= 16 ? fit / 16 * 16 : fit >= 4 ? fit / 4 * 4 : fit; /* as many as verbs take at once */
 }
-/* Rows of a slice that alone is more than the first cache, last ones first: those are still there after its sums. All of its
- * statistics and scalars are the same for each row; a weight is not. */
+/* Rows of a slice that leaves the first cache, the last one first: that is still there after its sums. Statistics and scalars
+ * are the same for all its rows; weight and bias are turned too. */
 INLINE fn_tile FN(backwards)(fn_tile t, ptrdiff_t rows) { return (fn_tile){t.base + (rows - 1) * t.step, -t.step}; }
 INLINE fn_param FN(param_backwards)(fn_param p, ptrdiff_t rows) {
     return p.a ? (fn_param){FN(param_row)(p, rows - 1), -p.step, p.along} : p;
@@ -253,7 +253,9 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     const int longer = !undivided && FN(is_longer_backward)(p, n, past);
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         if (undivided) s += FN(adjoint_each)(dy, x, dx, s, slices, n, p, past, each);
-        if (longer) s += FN(adjoint_longer)(dy, x, dx, s, slices, n, p, past); /* but some, or what is not finite */
+        if (longer)
+            s += FN(adjoint_longer)(dy, x, dx, s, slices, n, p,
+                                    past); /* all but the last few, or up to one whose sums are not finite */
         if (s == slices) break;
         k = undivided ? 1 : slices - s < most ? slices - s : most;
         const ptrdiff_t r = s * per, rows = k * per;

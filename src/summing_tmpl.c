@@ -30,19 +30,19 @@ INLINE void FN(combine_cols_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t r
     const A *weights = FN(param_row)(p->weight, r0);
     VECTOR_LOOP(n, {
         const vec w = weight_along ? FN(fetch_a)(weights, at, k) : weight;
-        vec of_g = with_g ? FN(fetch_a)(sg, at, k) : w, of_gx = FN(fetch_a)(sgx, at, k);
+        vec sum_g = with_g ? FN(fetch_a)(sg, at, k) : (vec){0}, sum_gx = FN(fetch_a)(sgx, at, k);
         UNROLL for (int i = 0; i < rows; i++) {
             if (asks) FN(ask_ahead)(gs[i], at, ahead_g);
             if (asks) FN(ask_ahead)(xs[i], at, ahead_x);
             const vec g = FN(take)(&walks_g[i], gs[i], at, k, 0), v = FN(take)(&walks_x[i], xs[i], at, k, 0);
             const vec xhat = (centred ? v - mean[i] : v) * rstd[i], gx = g * (shifted ? xhat - shift[i] : xhat);
-            if (with_g) of_g += g;
-            of_gx += gx;
+            if (with_g) sum_g += g;
+            sum_gx += gx;
             const vec d = centred ? c1[i] + xhat * c2[i] : xhat * c2[i];
             FN(put_result)(ds[i], at, k, (g * w - d) * rstd[i], past);
         }
-        if (with_g) FN(put_a)(sg, at, k, of_g);
-        FN(put_a)(sgx, at, k, of_gx);
+        if (with_g) FN(put_a)(sg, at, k, sum_g);
+        FN(put_a)(sgx, at, k, sum_gx);
     });
 }
 

@@ -259,7 +259,7 @@ INLINE void FN(combine_this_way)(fn_tile dy, fn_tile x, fn_tile mask, fn_tile dx
                                  const fn_adjoint *p, int past, int has_x, int centred, int along, int scaled,
                                  int weight_along) {
     const int asks = past && FN(ASKS_FOR_BOTH);
-    const int walks_both = along || past; /* what is in a near cache comes faster if one row of two walks */
+    const int walks_both = along || past; /* else dy alone: rows in a near cache come faster so */
     const ptrdiff_t ahead_x = p->ahead, ahead_g = p->ahead_dy;
     const char *gs[FN(TOGETHER)], *xs[FN(TOGETHER)];
     char *ds[FN(TOGETHER)];
