@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -212,13 +212,14 @@ def make_arrays(case: Case, offset: int = OFFSET) -> tuple[Arrays, Arrays]:
         weight=rng.uniform(0.5, 1.5, param_shape).astype(param_dtype),
         bias=rng.standard_normal(param_shape).astype(param_dtype),
     )
-    if repeats == 1:
-        return replace(part, x=_placed(part.x, offset), dy=_placed(part.dy, offset)), part
     along = repeats if case.layout.norm == "weight" else 1  # its parameters lie along axis 0
-    counts = (repeats, repeats, along, along)
-    arrays = (part.x, part.dy, part.weight, part.bias)
-    all_of = Arrays(*(np.concatenate([a] * n) for a, n in zip(arrays, counts, strict=True)))
-    return replace(all_of, x=_placed(all_of.x, offset), dy=_placed(all_of.dy, offset)), part
+    whole = Arrays(
+        x=_placed(part.x, repeats, offset),
+        dy=_placed(part.dy, repeats, offset),
+        weight=np.concatenate([part.weight] * along),
+        bias=np.concatenate([part.bias] * along),
+    )
+    return whole, part
 
 
 def expected(case: Case, exact: tuple) -> list[tuple[str, np.ndarray, int]]:
@@ -233,13 +234,12 @@ def expected(case: Case, exact: tuple) -> list[tuple[str, np.ndarray, int]]:
     return [("dx", dx, repeats), *((name, repeats * grad, 1) for name, grad in named if grad is not None)]
 
 
-def _placed(array: np.ndarray, offset: int) -> np.ndarray:
-    """The same values, beginning so many bytes past a cache line."""
-    memory = np.empty(array.nbytes + 2 * LINE, np.uint8)
+def _placed(part: np.ndarray, repeats: int, offset: int) -> np.ndarray:
+    """The part so many times along axis 0, beginning so many bytes past a cache line."""
+    memory = np.empty(repeats * part.nbytes + LINE, np.uint8)
     first = (offset - memory.ctypes.data) % LINE
-    copy = np.ndarray(array.shape, array.dtype, memory, first)
-    copy[...] = array
-    return copy
+    whole = np.ndarray((repeats * part.shape[0], *part.shape[1:]), part.dtype, memory, first)
+    return np.concatenate([part] * repeats, out=whole)
 
 
 @cache

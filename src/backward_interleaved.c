@@ -10,7 +10,7 @@ static fn_tile tile_of(const fn_job *job, const fn_unit *unit, int by_slices, pt
 /* the same to be written: rows of one slice the last one first, as that is still in cache */
 static fn_tile turned(const fn_job *job, const fn_unit *unit, int by_slices, ptrdiff_t i, int operand) {
     const fn_tile t = tile_of(job, unit, by_slices, i, operand);
-    return by_slices ? (fn_tile){t.base + (job->plan.rows - 1) * t.step, -t.step} : t;
+    return by_slices ? fn_tile_backwards(t, job->plan.rows) : t;
 }
 
 /* adds the sums of n rows to those of n slices (step 1) or of one (0) */

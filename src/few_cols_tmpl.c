@@ -18,26 +18,17 @@ INLINE void FN(ask_next)(const char *row, ptrdiff_t at, int rows, ptrdiff_t step
 /* Shorter vectors have half the registers, and fewer rows than a sweep do not make up for the columns' loads. */
 INLINE int FN(has_few_cols)(ptrdiff_t rows, ptrdiff_t n) { return VBYTES == 64 && rows >= FN(SWEEP) && FN(is_few)(n); }
 
-INLINE void FN(fetch_cols)(const A *a, ptrdiff_t n, int V, vec to[FN(MOST_VECTORS)]) {
-    UNROLL for (int u = 0; u < V; u++) to[u] = FN(fetch_a)(a, u * VL, u + 1 < V ? VL : n - u * VL);
-}
-
-INLINE void FN(put_cols)(A *a, ptrdiff_t n, int V, const vec from[FN(MOST_VECTORS)]) {
-    UNROLL for (int u = 0; u < V; u++) FN(put_a)(a, u * VL, u + 1 < V ? VL : n - u * VL, from[u]);
-}
-
 /* sweep_moments of all rows */
 INLINE void FN(moments_down)(fn_tile x, ptrdiff_t rows, ptrdiff_t n, int V, const A *c, A *s, A *q) {
     vec centre[FN(MOST_VECTORS)], sum[FN(MOST_VECTORS)], squares[FN(MOST_VECTORS)];
-    FN(fetch_cols)(c, n, V, centre);
-    FN(fetch_cols)(s, n, V, sum);
-    FN(fetch_cols)(q, n, V, squares);
+    FN(fetch_few)(c, n, V, centre);
+    FN(fetch_few)(s, n, V, sum);
+    FN(fetch_few)(q, n, V, squares);
     ptrdiff_t r = 0;
 #define SWEEP_ROWS(some)                                                                                               \
     for (; r + (some) <= rows; r += (some)) {                                                                          \
         const char *row = x.base + r * x.step;                                                                         \
-        UNROLL for (int u = 0; u < V; u++) {                                                                           \
-            const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;                                                  \
+        FEW_LOOP(V, n, {                                                                                               \
             vec t = {0}, w = {0};                                                                                      \
             UNROLL for (int i = 0; i < (some); i++) FN(ask_next)(row + i * x.step, at, some, x.step);                  \
             UNROLL for (int i = 0; i < (some); i++) {                                                                  \
@@ -47,32 +38,31 @@ INLINE void FN(moments_down)(fn_tile x, ptrdiff_t rows, ptrdiff_t n, int V, cons
             }                                                                                                          \
             sum[u] += t;                                                                                               \
             squares[u] += w;                                                                                           \
-        }                                                                                                              \
+        });                                                                                                            \
     }
     SWEEP_ROWS(FN(SWEEP))
     SWEEP_ROWS(FN(SWEEP) / 2)
     SWEEP_ROWS(FN(SWEEP) / 4)
     SWEEP_ROWS(1)
 #undef SWEEP_ROWS
-    FN(put_cols)(s, n, V, sum);
-    FN(put_cols)(q, n, V, squares);
+    FN(put_few)(s, n, V, sum);
+    FN(put_few)(q, n, V, squares);
 }
 
 /* sweep_dots of all rows, where mean and rstd vary by column, and there is nothing else */
 INLINE void FN(dots_down)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff_t n, int V, const fn_dots *p, A *sg, A *sgx,
                           A *sx) {
     vec mean[FN(MOST_VECTORS)], rstd[FN(MOST_VECTORS)], g[FN(MOST_VECTORS)], gx[FN(MOST_VECTORS)], xs[FN(MOST_VECTORS)];
-    FN(fetch_cols)(p->mean.a, n, V, mean);
-    FN(fetch_cols)(p->rstd.a, n, V, rstd);
-    FN(fetch_cols)(sg, n, V, g);
-    FN(fetch_cols)(sgx, n, V, gx);
-    FN(fetch_cols)(sx, n, V, xs);
+    FN(fetch_few)(p->mean.a, n, V, mean);
+    FN(fetch_few)(p->rstd.a, n, V, rstd);
+    FN(fetch_few)(sg, n, V, g);
+    FN(fetch_few)(sgx, n, V, gx);
+    FN(fetch_few)(sx, n, V, xs);
     ptrdiff_t r = 0;
 #define SWEEP_ROWS(some)                                                                                               \
     for (; r + (some) <= rows; r += (some)) {                                                                          \
         const char *of_dy = dy.base + r * dy.step, *of_x = x.base + r * x.step;                                        \
-        UNROLL for (int u = 0; u < V; u++) {                                                                           \
-            const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;                                                  \
+        FEW_LOOP(V, n, {                                                                                               \
             vec tg = {0}, tgx = {0}, tx = {0};                                                                         \
             UNROLL for (int i = 0; i < (some); i++) {                                                                  \
                 FN(ask_next)(of_dy + i * dy.step, at, some, dy.step);                                                  \
@@ -88,15 +78,15 @@ INLINE void FN(dots_down)(fn_tile dy, fn_tile x, ptrdiff_t rows, ptrdiff_t n, in
             g[u] += tg;                                                                                                \
             gx[u] += tgx;                                                                                              \
             xs[u] += tx;                                                                                               \
-        }                                                                                                              \
+        });                                                                                                            \
     }
     SWEEP_ROWS(FN(SWEEP) / 2)
     SWEEP_ROWS(FN(SWEEP) / 4)
     SWEEP_ROWS(1)
 #undef SWEEP_ROWS
-    FN(put_cols)(sg, n, V, g);
-    FN(put_cols)(sgx, n, V, gx);
-    FN(put_cols)(sx, n, V, xs);
+    FN(put_few)(sg, n, V, g);
+    FN(put_few)(sgx, n, V, gx);
+    FN(put_few)(sx, n, V, xs);
 }
 
 OUTLINE void FN(moments_few_cols)(fn_tile x, ptrdiff_t rows, ptrdiff_t n, const A *c, A *s, A *q) {
@@ -118,16 +108,15 @@ INLINE void FN(apply_down)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, in
     char *to = (char *)y.base;
     const ptrdiff_t x_step = x.step, y_step = y.step;
     vec mean[FN(MOST_VECTORS)], rstd[FN(MOST_VECTORS)], weight[FN(MOST_VECTORS)], bias[FN(MOST_VECTORS)];
-    FN(fetch_cols)(p->mean.a, n, V, mean);
-    FN(fetch_cols)(p->rstd.a, n, V, rstd);
-    if (both) FN(fetch_cols)(p->weight.a, n, V, weight);
-    if (both) FN(fetch_cols)(p->bias.a, n, V, bias);
+    FN(fetch_few)(p->mean.a, n, V, mean);
+    FN(fetch_few)(p->rstd.a, n, V, rstd);
+    if (both) FN(fetch_few)(p->weight.a, n, V, weight);
+    if (both) FN(fetch_few)(p->bias.a, n, V, bias);
     for (ptrdiff_t r = 0; r < rows; r++, row += x_step, to += y_step) {
-        UNROLL for (int u = 0; u < V; u++) {
-            const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
+        FEW_LOOP(V, n, {
             const vec xhat = (FN(fetch)(row, at, k, 0) - mean[u]) * rstd[u];
             FN(put)(to, at, k, both ? xhat * weight[u] + bias[u] : xhat);
-        }
+        });
     }
 }
 
@@ -145,18 +134,17 @@ INLINE void FN(combine_down)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, 
     const ptrdiff_t dy_step = dy.step, x_step = x.step, dx_step = dx.step;
     vec mean[FN(MOST_VECTORS)], rstd[FN(MOST_VECTORS)], c1[FN(MOST_VECTORS)], c2[FN(MOST_VECTORS)],
         weight[FN(MOST_VECTORS)];
-    FN(fetch_cols)(p->mean.a, n, V, mean);
-    FN(fetch_cols)(p->rstd.a, n, V, rstd);
-    FN(fetch_cols)(p->c1.a, n, V, c1);
-    FN(fetch_cols)(p->c2.a, n, V, c2);
-    if (weight_along) FN(fetch_cols)(p->weight.a, n, V, weight);
+    FN(fetch_few)(p->mean.a, n, V, mean);
+    FN(fetch_few)(p->rstd.a, n, V, rstd);
+    FN(fetch_few)(p->c1.a, n, V, c1);
+    FN(fetch_few)(p->c2.a, n, V, c2);
+    if (weight_along) FN(fetch_few)(p->weight.a, n, V, weight);
     for (ptrdiff_t r = 0; r < rows; r++, of_dy += dy_step, of_x += x_step, to += dx_step) {
-        UNROLL for (int u = 0; u < V; u++) {
-            const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
+        FEW_LOOP(V, n, {
             const vec g = FN(fetch)(of_dy, at, k, 0), xhat = (FN(fetch)(of_x, at, k, 0) - mean[u]) * rstd[u];
             const vec of = (weight_along ? g * weight[u] : g) - (c1[u] + xhat * c2[u]);
             FN(put)(to, at, k, of * rstd[u]);
-        }
+        });
     }
 }
 

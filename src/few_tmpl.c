@@ -13,22 +13,20 @@ INLINE void FN(apply_few)(fn_tile x, fn_tile y, ptrdiff_t rows, ptrdiff_t n, int
     const fn_param means = FN(param_or)(p->mean, &zero), comps = FN(param_or)(p->comp, &zero);
     const fn_param rstds = FN(param_or)(p->rstd, &one), weights = FN(param_or)(p->weight, &one);
     const fn_param biases = FN(param_or)(p->bias, &minus_zero);
-    UNROLL for (int u = 0; u < V; u++) {
-        const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
+    FEW_LOOP(V, n, {
         w[u] = weight_along ? FN(fetch_a)(p->weight.a, at, k) : (vec){0};
         b[u] = bias_along ? FN(fetch_a)(p->bias.a, at, k) : (vec){0};
-    }
+    });
     for (ptrdiff_t r = 0; r < rows; r++, row += x_step, to += y_step) {
         const vec rstd = FN(param_load)(rstds, r), mean = centred ? FN(param_load)(means, r) : rstd;
         const vec comp = centred ? FN(param_load)(comps, r) : rstd;
         const vec weight = weight_along ? rstd : FN(param_load)(weights, r);
         const vec bias = bias_along || !centred ? rstd : FN(param_load)(biases, r);
-        UNROLL for (int u = 0; u < V; u++) {
-            const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
+        FEW_LOOP(V, n, {
             const vec v = FN(fetch)(row, at, k, 0), d = centred ? (v - mean) - comp : v;
             const vec xhat = d * rstd * (weight_along ? w[u] : weight);
             FN(put)(to, at, k, centred ? xhat + (bias_along ? b[u] : bias) : xhat);
-        }
+        });
     }
 }
 /* the same of few vectors; returns how many rows are done: all, or none of parameters that it does not know */
@@ -58,20 +56,16 @@ INLINE void FN(combine_few)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, p
     const fn_param c1s = FN(param_or)(p->c1, &minus_zero), c2s = FN(param_or)(p->c2, &zero);
     const fn_param weights = FN(param_or)(p->weight, &one);
     vec w[FN(MOST_VECTORS)];
-    UNROLL for (int u = 0; u < V; u++) {
-        const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
-        w[u] = weight_along ? FN(fetch_a)(p->weight.a, at, k) : (vec){0};
-    }
+    FEW_LOOP(V, n, { w[u] = weight_along ? FN(fetch_a)(p->weight.a, at, k) : (vec){0}; });
     for (ptrdiff_t r = 0; r < rows; r++, gs += dy_step, xs += x_step, ds += dx_step) {
         const vec rstd = FN(param_load)(rstds, r), mean = centred ? FN(param_load)(means, r) : rstd;
         const vec c2 = FN(param_load)(c2s, r), c1 = centred ? FN(param_load)(c1s, r) : rstd;
         const vec weight = weight_along ? rstd : FN(param_load)(weights, r);
-        UNROLL for (int u = 0; u < V; u++) {
-            const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
+        FEW_LOOP(V, n, {
             const vec g = FN(fetch)(gs, at, k, 0) * (weight_along ? w[u] : weight), v = FN(fetch)(xs, at, k, 0);
             const vec share = ((centred ? v - mean : v) * rstd) * c2;
             FN(put)(ds, at, k, (g - (centred ? c1 + share : share)) * rstd);
-        }
+        });
     }
 }
 /* the same, of statistics by row and with x; returns how many are done */
@@ -97,33 +91,28 @@ INLINE void FN(combine_cols_few)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t ro
     const fn_param c1s = FN(param_or)(p->c1, &minus_zero), c2s = FN(param_or)(p->c2, &zero);
     const fn_param shifts = FN(param_or)(p->shift, &zero);
     vec w[FN(MOST_VECTORS)], sum_g[FN(MOST_VECTORS)], sum_gx[FN(MOST_VECTORS)];
-    UNROLL for (int u = 0; u < V; u++) {
-        const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
+    FEW_LOOP(V, n, {
         w[u] = p->weight.a && p->weight.along ? FN(fetch_a)(p->weight.a, at, k) : FN(param_splat)(p->weight, 0, 1);
-        sum_g[u] = FN(fetch_a)(sg, at, k);
-        sum_gx[u] = FN(fetch_a)(sgx, at, k);
-    }
+    });
+    FN(fetch_few)(sg, n, V, sum_g);
+    FN(fetch_few)(sgx, n, V, sum_gx);
     TWICE for (ptrdiff_t r = 0; r < rows; r++) {
         const char *gs = dy.base + r * dy.step, *xs = x.base + r * x.step;
         char *ds = (char *)dx.base + r * dx.step;
         const vec rstd = FN(param_load)(rstds, r), mean = centred ? FN(param_load)(means, r) : rstd;
         const vec c2 = FN(param_load)(c2s, r), c1 = centred ? FN(param_load)(c1s, r) : rstd;
         const vec shift = centred ? FN(param_load)(shifts, r) : rstd;
-        UNROLL for (int u = 0; u < V; u++) {
-            const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
+        FEW_LOOP(V, n, {
             const vec g = FN(fetch)(gs, at, k, 0), v = FN(fetch)(xs, at, k, 0);
             const vec xhat = (centred ? v - mean : v) * rstd, gx = g * (centred ? xhat - shift : xhat);
             sum_g[u] += g;
             sum_gx[u] += gx;
             const vec d = centred ? c1 + xhat * c2 : xhat * c2;
             FN(put)(ds, at, k, (g * w[u] - d) * rstd);
-        }
+        });
     }
-    UNROLL for (int u = 0; u < V; u++) {
-        const ptrdiff_t at = u * VL, k = u + 1 < V ? VL : n - at;
-        FN(put_a)(sg, at, k, sum_g[u]);
-        FN(put_a)(sgx, at, k, sum_gx[u]);
-    }
+    FN(put_few)(sg, n, V, sum_g);
+    FN(put_few)(sgx, n, V, sum_gx);
 }
 /* the same where the weight, if there is one, varies along the rows alone; returns how many are done */
 OUTLINE ptrdiff_t FN(combine_cols_short)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t rows, ptrdiff_t n,

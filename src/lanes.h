@@ -82,6 +82,15 @@
         }                                                                                                              \
     } while (0)
 
+/* the same over a row of V vectors, a constant, of which vector u is the current one */
+#define FEW_LOOP(V, n, ...)                                                                                            \
+    do {                                                                                                               \
+        UNROLL for (int u = 0; u < (V); u++) {                                                                         \
+            const ptrdiff_t at = u * VL, k = u + 1 < (V) ? VL : (n) - at;                                              \
+            __VA_ARGS__                                                                                                \
+        }                                                                                                              \
+    } while (0)
+
 /* call(V) with a constant in its place, if V is one of the four from `first` on; else `otherwise` */
 #define ONE_OF_FOUR(V, first, call, otherwise)                                                                         \
     do {                                                                                                               \
@@ -161,6 +170,13 @@ INLINE void FN(put_a)(A *row, ptrdiff_t at, ptrdiff_t k, vec v) {
         STORE_A(row + at, v);
     else
         STOREN_A(row + at, v, k);
+}
+/* and for a row of V vectors as a whole */
+INLINE void FN(fetch_few)(const A *a, ptrdiff_t n, int V, vec to[FN(MOST_VECTORS)]) {
+    FEW_LOOP(V, n, to[u] = FN(fetch_a)(a, at, k););
+}
+INLINE void FN(put_few)(A *a, ptrdiff_t n, int V, const vec from[FN(MOST_VECTORS)]) {
+    FEW_LOOP(V, n, FN(put_a)(a, at, k, from[u]););
 }
 /* a[0..n) = value; short ones by stores of all lanes as well, since those of some take longer than a loop */
 INLINE void FN(fill)(A *a, ptrdiff_t n, A value) {

@@ -3,8 +3,7 @@
  * verbs. The backward's are of one accumulation at most. Written once in T; norm.c includes this file once per dtype. */
 
 enum {
-    FN(LEAST_BYTES) =
-        2048, /* of a row in the forward: of shorter ones, the verbs for tiles take more than four at a time */
+    FN(LEAST_BYTES) = 2048,  /* of a row in the forward: verbs for tiles take more than four shorter ones at a time */
     FN(FOUR_BYTES) = 4096,   /* of a row at most, of which four stay in the first cache in the forward */
     FN(SOME_BYTES) = 2048,   /* of a row at most, of which two or four are taken at once in the backward */
     FN(AHEAD_BYTES) = 16384, /* to ask ahead for */

@@ -44,6 +44,10 @@ typedef struct {
 static inline fn_tile fn_tile_from(fn_tile t, ptrdiff_t row) {
     return (fn_tile){t.base ? t.base + row * t.step : NULL, t.step};
 }
+/* the last row first */
+static inline fn_tile fn_tile_backwards(fn_tile t, ptrdiff_t rows) {
+    return (fn_tile){t.base + (rows - 1) * t.step, -t.step};
+}
 
 /* Tiles alike that are taken together, those of x, dy and the result so many bytes apart: {1} is one. */
 typedef struct {

@@ -17,14 +17,13 @@ INLINE ptrdiff_t FN(slices_together)(ptrdiff_t per, ptrdiff_t n, ptrdiff_t bytes
     const ptrdiff_t fit = slices < 1 ? 1 : slices > most ? most : slices;
     return fit >= 16 ? fit / 16 * 16 : fit >= 4 ? fit / 4 * 4 : fit; /* as many as verbs take at once */
 }
-/* Rows of a slice that leaves the first cache, the last one first: that is still there after its sums. Statistics and scalars
- * are the same for all its rows; weight and bias are turned too. */
-INLINE fn_tile FN(backwards)(fn_tile t, ptrdiff_t rows) { return (fn_tile){t.base + (rows - 1) * t.step, -t.step}; }
-INLINE fn_param FN(param_backwards)(fn_param p, ptrdiff_t rows) {
-    return p.a ? (fn_param){FN(param_row)(p, rows - 1), -p.step, p.along} : p;
-}
+/* Whether rows are written backwards, those of a slice that leaves the first cache: the last one is still there after its sums.
+ * Statistics and scalars are the same for all its rows; weight and bias are turned too. */
 INLINE int FN(is_backwards)(ptrdiff_t slices, ptrdiff_t per, ptrdiff_t n) {
     return slices == 1 && per > 1 && per * n * (ptrdiff_t)sizeof(T) >= FN(BACKWARDS_BYTES);
+}
+INLINE fn_param FN(param_backwards)(fn_param p, ptrdiff_t rows) {
+    return p.a ? (fn_param){FN(param_row)(p, rows - 1), -p.step, p.along} : p;
 }
 
 /* for each row: its slice's value, in `to` unless that is the same */
@@ -65,8 +64,8 @@ static ptrdiff_t FN(normalize_rows)(fn_tile x, fn_tile y, ptrdiff_t slices, ptrd
                        .past = p->past,
                        .ahead = FN(rows_ahead)(p->past, k * per, n) * x.step};
         if (FN(is_backwards)(k, per, n)) {
-            from = FN(backwards)(from, per);
-            to = FN(backwards)(to, per);
+            from = fn_tile_backwards(from, per);
+            to = fn_tile_backwards(to, per);
             q.weight = FN(param_backwards)(q.weight, per);
             q.bias = FN(param_backwards)(q.bias, per);
         }
@@ -253,9 +252,8 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
     const int longer = !undivided && FN(is_longer_backward)(p, n, past);
     for (ptrdiff_t s = 0, k; s < slices; s += k) {
         if (undivided) s += FN(adjoint_each)(dy, x, dx, s, slices, n, p, past, each);
-        if (longer)
-            s += FN(adjoint_longer)(dy, x, dx, s, slices, n, p,
-                                    past); /* all but the last few, or up to one whose sums are not finite */
+        /* all but the last few, or up to one whose sums are not finite */
+        if (longer) s += FN(adjoint_longer)(dy, x, dx, s, slices, n, p, past);
         if (s == slices) break;
         k = undivided ? 1 : slices - s < most ? slices - s : most;
         const ptrdiff_t r = s * per, rows = k * per;
@@ -286,9 +284,9 @@ static ptrdiff_t FN(adjoint_rows)(fn_tile dy, fn_tile x, fn_tile dx, ptrdiff_t s
                         .ahead = FN(rows_ahead)(past, rows, n) * x.step,
                         .ahead_dy = FN(rows_ahead)(past, rows, n) * dy.step};
         if (FN(is_backwards)(k, per, n)) {
-            of_dy = FN(backwards)(of_dy, per);
-            of_x = FN(backwards)(of_x, per);
-            of_dx = FN(backwards)(of_dx, per);
+            of_dy = fn_tile_backwards(of_dy, per);
+            of_x = fn_tile_backwards(of_x, per);
+            of_dx = fn_tile_backwards(of_dx, per);
             q.weight = FN(param_backwards)(weight, per);
         }
         if (p->work)

@@ -203,6 +203,31 @@ def cases(lengths=LENGTHS, rows=ROWS, each=2):
             yield rows[i % len(rows)], n, LAYOUTS[i % len(LAYOUTS)]
 
 
+MANY = [
+    (150, 5, 0),
+    (70, 33, 0),
+    (9, 1000, 0.3),
+    (11, 300, 3.0),  # this one and the one above by four, as the dtype has it
+    (5, 4097, 0),
+    (11, 6000, 0.3),  # beyond four rows of the tiles with column sums
+    (130, 64, 40.0),
+]  # rows of more tiles than one
+
+LARGE = [(2, 9, 4100), (1, 9, 4100), (2, 17, 2101), (1, 16, 2200)]  # of slices that leave the first cache
+
+
+def shapes(each=1):
+    """(slices, rows of each, n, layout, mean of x in deviations)."""
+    for rows, n, layout in cases(each=each):
+        per = (1, 1, 2, 5)[n % 4]
+        yield rows, per, n, layout, (0, 0.1, 3)[n % 3]
+    yield from ((rows, 1, n, next(cases())[2], mean) for rows, n, mean in MANY)
+    yield from (
+        (slices, per, n, next(cases())[2], 0.1)
+        for slices, per, n in ((40, 16, 49), (3, 64, 9), (150, 3, 1), *LARGE)
+    )
+
+
 def row_cases(each=2):
     """The same with long rows, and how the same bits may lie."""
     for rows, n, layout in chain(cases(each=each), cases(LONG, [1, 3], each)):

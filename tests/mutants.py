@@ -18,6 +18,7 @@ TESTS = [
     "test_kernels.py",
     "test_kernels_tiles.py",
     "test_kernels_slices.py",
+    "test_kernels_fresh.py",
     "test_kernels_short.py",
     "test_past_caches.py",
     "test_core.py",
